@@ -1,0 +1,116 @@
+import ArgumentParser
+import FoundationEssentials
+import Glibc
+import Kernel
+import Tuners
+
+/// `bpftune check`: what this kernel allows. Attaches every hook for a moment
+/// and changes nothing.
+struct Check: ParsableCommand {
+  static let configuration = CommandConfiguration(
+    abstract: "Shows what this kernel allows: each signal, the hook it gets, and why better ones were refused.")
+
+  @Flag(name: .long, help: "Print JSON.")
+  var json = false
+
+  @Option(
+    name: [.customShort("c"), .customLong("cgroup")],
+    help: ArgumentHelp(
+      "The root of the cgroup v2 hierarchy, if not where it is mounted.", valueName: "dir"))
+  var cgroup: String?
+
+  @Option(
+    name: .long,
+    help: ArgumentHelp("The families of hooks to try, with commas between.", valueName: "families"))
+  var hooks = HookFamilies.all
+
+  func run() throws { try Self.run(cgroup: cgroup, hooks: hooks, json: json) }
+
+  static func run(cgroup: String?, hooks: HookFamilies, json: Bool) throws {
+    try exiting {
+      if let failure = missingPrivilege() { throw failure }
+      let report = try describing { try Report(cgroup: cgroup, families: hooks.families) }
+      if json { try report.printJSON() } else { report.printTable() }
+      if !report.works { throw Failure(report.verdict, exit: .failure) }
+    }
+  }
+}
+
+/// What `check` finds out.
+private struct Report: Encodable {
+  struct Refusal: Encodable {
+    let hook: String
+    let reason: String
+  }
+
+  struct Line: Encodable {
+    let owner: String
+    let signal: String
+    let hook: String?
+    let refused: [Refusal]
+  }
+
+  let version = Bpftune.version
+  let kernel: String
+  let cgroup: String
+  let namespaces: String
+  let signals: [Line]
+  let verdict: String
+  let works: Bool
+
+  init(cgroup path: String?, families: Set<Hook.Family>) throws {
+    let root = try CgroupRoot(path: path)
+    let programs = try Programs(cgroup: root, families: families)
+    let hooks = try Hooks(programs: programs, tuners: tuners)
+    cgroup = root.path
+    kernel = kernelRelease()
+    let directory = try NamespaceDirectory(loop: KernelLoop())
+    namespaces = directory.hasCookies
+      ? "can be tuned, told apart by cookie" : "can be tuned, told apart by inode number only"
+    signals = hooks.lines.map { line in
+      Line(
+        owner: line.owner, signal: line.report.signal.name, hook: line.report.hook?.name,
+        refused: line.report.refusals.map { Refusal(hook: $0.hook, reason: $0.reason) })
+    }
+    works = hooks.missing.isEmpty
+    switch (hooks.missing.count, hooks.degraded.count) {
+    case (0, 0): verdict = "bpftune works fully on this kernel"
+    case (0, let degraded):
+      verdict = "bpftune works on this kernel; not by the first choice of hook: \(degraded) of \(hooks.lines.count) signals"
+    case (let missing, _):
+      verdict = "bpftune works in part on this kernel; without a hook: \(missing) of \(hooks.lines.count) signals"
+    }
+  }
+
+  func printJSON() throws {
+    let encoder = JSONEncoder()
+    encoder.outputFormatting = [.prettyPrinted, .sortedKeys, .withoutEscapingSlashes]
+    print(String(decoding: try encoder.encode(self), as: UTF8.self))
+  }
+
+  func printTable() {
+    print("kernel      \(kernel)")
+    print("cgroup v2   \(cgroup)")
+    print("namespaces  \(namespaces)\n")
+    let rows = [("TUNER", "SIGNAL", "HOOK")] + signals.map { ($0.owner, $0.signal, $0.hook ?? "none") }
+    let widths = [rows.map(\.0.count).max() ?? 0, rows.map(\.1.count).max() ?? 0]
+    func pad(_ text: String, _ width: Int) -> String {
+      text + String(repeating: " ", count: max(0, width - text.count))
+    }
+    for (index, row) in rows.enumerated() {
+      print("\(pad(row.0, widths[0]))  \(pad(row.1, widths[1]))  \(row.2)")
+      guard index > 0 else { continue }
+      for refusal in signals[index - 1].refused {
+        print("\(pad("", widths[0]))    refused: \(refusal.hook): \(refusal.reason)")
+      }
+    }
+    print("\n\(verdict)")
+  }
+}
+
+/// As `uname -r` prints it.
+private func kernelRelease() -> String {
+  var name = utsname()
+  guard uname(&name) == 0 else { return "unknown" }
+  return withUnsafeBytes(of: name.release) { String(decoding: $0.prefix { $0 != 0 }, as: UTF8.self) }
+}

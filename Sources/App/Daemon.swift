@@ -1,0 +1,127 @@
+import ArgumentParser
+import CShims
+import Glibc
+import Kernel
+import Logging
+import Synchronization
+import Tuners
+
+/// Runs the daemon until SIGTERM or SIGINT. The calling thread becomes the
+/// kernel loop.
+func runDaemon(_ options: Options, log: Logger) throws {
+  try exiting {
+    if let failure = missingPrivilege() { throw failure }
+    let lock = try InstanceLock()
+    let loop = try KernelLoop()
+    let signals = bpftune_signal_fd()
+    guard signals >= 0 else {
+      throw Failure("cannot take signals: \(errorText())", exit: .failure)
+    }
+    let daemon = try describing { try Daemon(options: options, loop: loop, log: log) }
+    let (stops, stop) = AsyncStream.makeStream(of: Int32.self)
+    try loop.onReadable(signals) {
+      while case let signal = bpftune_signal_next(signals), signal > 0 {
+        // A terminal that goes away is no reason to stop a daemon.
+        if signal != SIGHUP || options.foreground { stop.yield(signal) }
+      }
+    }
+    Task(executorPreference: loop) {
+      await daemon.run(until: stops)
+      loop.stop()
+    }
+    loop.run()
+    _ = consume lock
+  }
+}
+
+/// Turns the errors of the modules below into a line and an exit status.
+func describing<R>(_ body: () throws -> R) throws -> R {
+  do {
+    return try body()
+  } catch let failure as Failure {
+    throw failure
+  } catch {
+    throw Failure("\(error)", exit: .failure)
+  }
+}
+
+/// Puts the daemon's parts together, and takes them apart again.
+final class Daemon: Sendable {
+  private let options: Options
+  private let around: NetworkNamespace.Surroundings
+  private let supervisor: Supervisor
+  private let pump: EventPump
+  private let hooks: Hooks
+  private let log: Logger
+  private let tunerEvents: [AsyncStream<KernelEvent>]
+  private let sysctlEvents: AsyncStream<KernelEvent>
+  private let namespaceEvents: AsyncStream<KernelEvent>
+
+  init(options: Options, loop: KernelLoop, log: Logger) throws {
+    self.options = options
+    self.log = log
+    let directory = try NamespaceDirectory(loop: loop)
+    around = NetworkNamespace.Surroundings(
+      loop: loop, directory: directory, journal: Journal(loop: loop), dryRun: options.dryRun,
+      log: log)
+    let programs = try Programs(
+      cgroup: CgroupRoot(path: options.cgroup), families: options.hooks.families)
+    // Streams before programs, so that the first event finds one.
+    pump = try EventPump(programs: programs, directory: directory, loop: loop)
+    let chosen = options.chosenTuners
+    tunerEvents = chosen.indices.map { [pump] index in
+      pump.events(of: Hooks.Source.firstTuner + UInt16(index))
+    }
+    sysctlEvents = pump.events(of: Hooks.Source.sysctl)
+    namespaceEvents = pump.events(of: Hooks.Source.namespaces)
+    hooks = try Hooks(programs: programs, tuners: chosen)
+    supervisor = Supervisor(
+      around: around, policies: chosen, learningRate: options.learningRate)
+  }
+
+  func run(until stops: AsyncStream<Int32>) async {
+    for line in hooks.degraded + hooks.missing {
+      let refusals = line.report.refusals.map { "\($0.hook): \($0.reason)" }
+      log.info(
+        "\(line.report.signal.name): by \(line.report.hook?.name ?? "nothing") (\(refusals.joined(separator: "; ")))")
+    }
+    async let serving: Void = supervisor.run(
+      hooks: hooks, tunerEvents: tunerEvents, sysctlEvents: sysctlEvents,
+      namespaceEvents: namespaceEvents, ready: { [self] in announce() })
+    for await signal in stops {
+      log.info("stopping on signal \(signal)")
+      break
+    }
+    ServiceManager.notify("STOPPING=1")
+    pump.finish()
+    let putBack = await supervisor.stop(rollBack: options.rollback)
+    await serving
+    await summarize(putBack: putBack)
+  }
+
+  private func announce() {
+    let names = options.chosenTuners.map { $0.name }.joined(separator: ", ")
+    let mode = options.dryRun ? "advising (dry run)" : "tuning"
+    log.info("bpftune \(Bpftune.version): \(mode) with \(names)")
+    ServiceManager.notify("READY=1", "STATUS=\(mode) with \(names)")
+  }
+
+  /// What was changed, how often and why.
+  private func summarize(putBack: Int) async {
+    let totals = await around.journal.totals
+    if totals.isEmpty { log.info("nothing was changed") }
+    for (tunable, total) in totals.sorted(by: { $0.key.name < $1.key.name }) {
+      let why = total.scenarios.sorted { $0.key < $1.key }.map { "\($0.key): \($0.value)" }
+      log.info(
+        "\(tunable.name) was changed \(times(total.changes)) in \(total.namespaces.count) namespaces, first from \(total.first), last to \(total.last) (\(why.joined(separator: "; ")))")
+    }
+    if putBack > 0 { log.info("put back: \(putBack)") }
+    let losses = pump.losses
+    if !losses.isEmpty {
+      log.warning(
+        "events lost: \(losses.ringFull) to a full ring buffer, \(losses.streamFull) to a full stream; \(losses.malformed) malformed")
+    }
+  }
+
+  private func times(_ count: Int) -> String { count == 1 ? "once" : "\(count) times" }
+}

@@ -1,0 +1,73 @@
+import Kernel
+import Tuners
+
+/// Every signal of the daemon with the hook that it got on this kernel.
+struct Hooks: Sendable {
+  /// Numbers of the sources of events, as BPF programs put them into records.
+  /// Tuners follow, in their order.
+  enum Source {
+    static let sysctl: UInt16 = 1
+    static let namespaces: UInt16 = 2
+    static let firstTuner: UInt16 = 16
+  }
+
+  struct Line: Sendable {
+    /// The tuner, or `daemon` for what serves them all.
+    let owner: String
+    let report: SignalReport
+  }
+
+  private(set) var lines: [Line] = []
+  /// Kept, so that they stay attached.
+  private var attached: [Attached] = []
+  /// Iterators to run at their interval, in every namespace.
+  private(set) var polls: [Attached] = []
+  /// Iterators to run once in every namespace that exists already.
+  private(set) var adoptions: [Attached] = []
+  /// No hook tells of new namespaces.
+  private(set) var missNamespaces = false
+
+  /// Attaches everything that these tuners need. Never fails: what this kernel
+  /// refuses stands in `lines`.
+  init(programs: Programs, tuners: [any Policy.Type]) throws(BPFObject.Failure) {
+    for tuner in tuners {
+      for tunable in tuner.tunables { try programs.watch(tunable) }
+    }
+    attach(SysctlWatch.signal, Source.sysctl, owner: "daemon", programs)
+    for signal in NamespaceWatch.signals {
+      let hook = attach(signal, Source.namespaces, owner: "daemon", programs)
+      if signal.name != "namespace ended", hook?.hook.family == .poll { missNamespaces = true }
+    }
+    for (index, tuner) in tuners.enumerated() {
+      let source = Source.firstTuner + UInt16(index)
+      for signal in tuner.signals {
+        if let hook = attach(signal, source, owner: tuner.name, programs),
+          hook.hook.family == .iterator
+        {
+          polls.append(hook)
+        }
+      }
+      if let adoption = tuner.adoption,
+        let hook = attach(adoption, source, owner: tuner.name, programs)
+      {
+        adoptions.append(hook)
+      }
+    }
+  }
+
+  @discardableResult
+  private mutating func attach(
+    _ signal: Signal, _ source: UInt16, owner: String, _ programs: Programs
+  ) -> Attached? {
+    let (report, hook) = programs.attach(signal, source: source)
+    lines.append(Line(owner: owner, report: report))
+    if let hook { attached.append(hook) }
+    return hook
+  }
+
+  /// Signals that no hook could be had for.
+  var missing: [Line] { lines.filter { $0.report.hook == nil } }
+
+  /// Signals that did not get their first choice.
+  var degraded: [Line] { lines.filter { $0.report.hook != nil && !$0.report.refusals.isEmpty } }
+}

@@ -1,0 +1,164 @@
+import ArgumentParser
+import Kernel
+import Logging
+import Tuners
+
+/// The daemon's options.
+struct Options: ParsableArguments {
+  @Flag(name: .long, help: "Log to the terminal, readable.")
+  var foreground = false
+
+  @Flag(name: .long, help: "Log each event, decision and refusal.")
+  var verbose = false
+
+  @Flag(name: .long, help: "Observe and advise; change nothing.")
+  var dryRun = false
+
+  @Flag(name: [.customShort("R"), .long], help: "Put everything back on exit.")
+  var rollback = false
+
+  @Option(
+    name: [.customShort("a"), .customLong("allow")],
+    help: ArgumentHelp(
+      "Run this tuner only; repeat it for more: \(TunerName.allowed).", valueName: "tuner"))
+  var allow: [TunerName] = []
+
+  @Option(
+    name: [.customShort("r"), .customLong("learning-rate")],
+    help: ArgumentHelp(
+      "How far one step may go, 0 (cautious) to 4 (default).", valueName: "0...4"))
+  var learningRate = LearningRate.standard
+
+  @Option(
+    name: [.customShort("c"), .customLong("cgroup")],
+    help: ArgumentHelp(
+      "The root of the cgroup v2 hierarchy, if not where it is mounted.", valueName: "dir"))
+  var cgroup: String?
+
+  @Option(
+    name: .long, help: ArgumentHelp("Where to log: syslog, stderr or journal.", valueName: "where"))
+  var log: LogDestination?
+
+  @Option(
+    name: .long,
+    help: ArgumentHelp(
+      "For debugging: the families of hooks to use, with commas between: \(HookFamilies.allowed).",
+      valueName: "families"))
+  var hooks = HookFamilies.all
+
+  var chosenTuners: [any Policy.Type] {
+    allow.isEmpty ? tuners : tuners.filter { type in allow.contains { $0.name == type.name } }
+  }
+
+  func makeLogger() -> Logger {
+    var logger = (log ?? .automatic(foreground: foreground)).makeLogger()
+    logger.logLevel = verbose ? .debug : .info
+    return logger
+  }
+}
+
+/// A tuner's name on the command line: `tcp-buffer`, or as the C program's
+/// users type it, `tcp_buffer_tuner.so`.
+struct TunerName: ExpressibleByArgument, Decodable {
+  let name: String
+
+  init?(argument: String) {
+    var name = argument.split(separator: "/").last.map(String.init) ?? argument
+    for suffix in [".so", "_tuner", "-tuner"] where name.hasSuffix(suffix) {
+      name.removeLast(suffix.count)
+    }
+    name = String(name.map { $0 == "_" ? "-" : $0 })
+    guard tuners.contains(where: { $0.name == name }) else { return nil }
+    self.name = name
+  }
+
+  static var allowed: String { tuners.map { $0.name }.joined(separator: ", ") }
+  static var allValueStrings: [String] { tuners.map { $0.name } }
+  var defaultValueDescription: String { name }
+}
+
+extension LearningRate: ExpressibleByArgument {
+  public init?(argument: String) {
+    guard let level = Int(argument) else { return nil }
+    self.init(level)
+  }
+
+  public static var allValueStrings: [String] { allowed.map(String.init) }
+  public var defaultValueDescription: String { "\(level)" }
+}
+
+/// A choice of hook families: `tracepoint,sock_ops`.
+struct HookFamilies: ExpressibleByArgument {
+  let families: Set<Hook.Family>
+
+  static let all = HookFamilies(families: Set(Hook.Family.allCases))
+  static var allowed: String { Hook.Family.allCases.map(\.rawValue).joined(separator: ",") }
+
+  private init(families: Set<Hook.Family>) { self.families = families }
+
+  init?(argument: String) {
+    var families: Set<Hook.Family> = []
+    for word in argument.split(separator: ",") {
+      guard let family = Hook.Family(rawValue: String(word)) else { return nil }
+      families.insert(family)
+    }
+    self.families = families
+  }
+
+  var defaultValueDescription: String { "all" }
+  static var allValueStrings: [String] { Hook.Family.allCases.map(\.rawValue) }
+}
+
+/// The C program's other options, under the names that its users type.
+struct CompatibilityOptions: ParsableArguments {
+  @Flag(name: [.customShort("s"), .customLong("stderr")], help: "Same as --log stderr.")
+  var stderr = false
+
+  @Flag(name: [.customShort("d"), .customLong("debug")], help: "Same as --verbose.")
+  var debug = false
+
+  @Flag(name: [.customShort("D"), .customLong("daemon")], help: "Go into the background.")
+  var daemon = false
+
+  @Flag(name: [.customShort("S"), .customLong("support")], help: "Same as the subcommand check.")
+  var support = false
+
+  @Flag(name: .customShort("V"), help: "Same as --version.")
+  var printVersion = false
+
+  @Option(name: .customLong("learning_rate"), help: .hidden)
+  var learningRate: LearningRate?
+
+  @Flag(name: [.customShort("L"), .customLong("legacy")], help: .hidden)
+  var legacy = false
+
+  @Option(name: [.customShort("q"), .customLong("query")], help: .hidden)
+  var query: String?
+
+  @Option(name: [.customShort("p"), .customLong("port")], help: .hidden)
+  var port: String?
+
+  @Option(name: [.customShort("l"), .customLong("libdir")], help: .hidden)
+  var libdir: String?
+
+  @Flag(name: .customLong("print-libdir"), help: .hidden)
+  var printLibdir = false
+
+  func validate() throws {
+    if legacy {
+      throw ValidationError("--legacy is not needed: each signal takes the best hook the kernel has (see bpftune check)")
+    }
+    if query != nil || port != nil {
+      throw ValidationError("--query and --port are not available in this version")
+    }
+    if libdir != nil || printLibdir {
+      throw ValidationError("tuners as shared objects are not available in this version")
+    }
+  }
+
+  func apply(to options: inout Options) {
+    if stderr { options.log = .stderr }
+    if debug { options.verbose = true }
+    if let learningRate { options.learningRate = learningRate }
+  }
+}

@@ -1,0 +1,203 @@
+import Kernel
+import Logging
+import Tuners
+
+/// Runs the daemon's actors as one task group: the tuners, the sysctl watch,
+/// and a `NetworkNamespace` for each namespace, spawned when it appears and
+/// torn down when it goes.
+actor Supervisor: NamespaceProvider {
+  private let around: NetworkNamespace.Surroundings
+  private let learningRate: LearningRate
+  private let policies: [any Policy.Type]
+  nonisolated var unownedExecutor: UnownedSerialExecutor {
+    around.loop.asUnownedSerialExecutor()
+  }
+
+  private var namespaces: [NamespaceID: NetworkNamespace] = [:]
+  private var tuners: [any AnyTuner] = []
+  /// Unbounded, since what is in it exists already.
+  private let spawned: AsyncStream<NetworkNamespace>
+  private let spawn: AsyncStream<NetworkNamespace>.Continuation
+  private let appeared: AsyncStream<Void>
+  private let appear: AsyncStream<Void>.Continuation
+
+  /// What administrators disabled in namespaces that cannot be reached any
+  /// more, should they come back; and what they disabled everywhere.
+  private var remembered: [NamespaceID: [String: AdministratorWrite]] = [:]
+  private var everywhere: [String: AdministratorWrite] = [:]
+  private static let mostRemembered = 1024
+
+  init(
+    around: NetworkNamespace.Surroundings, policies: [any Policy.Type], learningRate: LearningRate
+  ) {
+    self.around = around
+    self.policies = policies
+    self.learningRate = learningRate
+    (spawned, spawn) = AsyncStream.makeStream()
+    (appeared, appear) = AsyncStream.makeStream(bufferingPolicy: .bufferingNewest(1))
+  }
+
+  // MARK: Running
+
+  /// Serves until `stop()`. Events of the tuners come in the order of
+  /// `policies`.
+  func run(
+    hooks: Hooks, tunerEvents: [AsyncStream<KernelEvent>],
+    sysctlEvents: AsyncStream<KernelEvent>, namespaceEvents: AsyncStream<KernelEvent>,
+    ready: @Sendable () -> Void
+  ) async {
+    let watch = SysctlWatch(
+      tuners: policies, loop: around.loop, namespaces: self, log: around.log)
+    tuners = policies.map {
+      $0.tuner(
+        loop: around.loop, learningRate: learningRate, namespaces: self, log: around.log)
+    }
+    _ = namespace(around.directory.own)
+    await adoptExisting(hooks)
+    ready()
+
+    await withDiscardingTaskGroup { group in
+      group.addTask { await watch.run(sysctlEvents) }
+      for (tuner, events) in zip(tuners, tunerEvents) {
+        group.addTask { await tuner.run(events) }
+      }
+      group.addTask { await self.follow(namespaceEvents) }
+      group.addTask { await self.sweepWhileNeeded(always: hooks.missNamespaces) }
+      for poll in hooks.polls {
+        group.addTask { await self.run(poll) }
+      }
+      for await namespace in spawned {
+        group.addTask { await namespace.run() }
+      }
+      group.cancelAll()
+    }
+  }
+
+  /// Ends every namespace actor, and with them `run()`; puts back first what
+  /// was changed if asked to. How many tunables were put back.
+  func stop(rollBack: Bool) async -> Int {
+    var count = 0
+    for namespace in namespaces.values {
+      if rollBack { count += await namespace.rollBack() }
+      namespace.finish()
+    }
+    namespaces = [:]
+    spawn.finish()
+    appear.finish()
+    return count
+  }
+
+  // MARK: NamespaceProvider
+
+  func namespace(_ id: NamespaceID) -> NetworkNamespace {
+    if let namespace = namespaces[id] { return namespace }
+    let disabled = (remembered.removeValue(forKey: id) ?? [:]).merging(everywhere) { $1 }
+    let namespace = NetworkNamespace(id, around: around, disabled: disabled)
+    namespaces[id] = namespace
+    if id != around.directory.own {
+      around.log.debug("\(id): watching it")
+      appear.yield()
+    }
+    spawn.yield(namespace)
+    return namespace
+  }
+
+  func own() -> NetworkNamespace { namespace(around.directory.own) }
+
+  func administratorWroteGlobally(_ write: AdministratorWrite) {
+    everywhere[write.tuner] = everywhere[write.tuner] ?? write
+    for namespace in namespaces.values { namespace.administratorWrote(write) }
+  }
+
+  /// How many namespaces are watched, with the daemon's own.
+  var count: Int { namespaces.count }
+
+  // MARK: Namespaces come and go
+
+  private func adoptExisting(_ hooks: Hooks) async {
+    for place in await around.directory.reachable().values {
+      if let id = await around.directory.identify(place) { _ = namespace(id) }
+    }
+    for adoption in hooks.adoptions {
+      for id in namespaces.keys { await iterate(adoption, in: id) }
+    }
+  }
+
+  private func follow(_ events: AsyncStream<KernelEvent>) async {
+    for await event in events where event.scenario == NamespaceWatch.created {
+      guard event.namespace != around.directory.own else { continue }
+      // The inode number is in use again: whoever had it is gone.
+      for id in namespaces.keys where id.inode == event.namespace.inode && id != event.namespace {
+        await retire(id)
+      }
+      await around.directory.note(event.namespace, at: .process(event.process))
+      _ = namespace(event.namespace)
+    }
+  }
+
+  /// Looks for namespaces that have gone, 5 seconds after one has come and
+  /// then less and less often; not at all while there is only the own one,
+  /// unless no hook tells of new ones.
+  private func sweepWhileNeeded(always: Bool) async {
+    let often = Duration.seconds(5)
+    let seldom = always ? Duration.seconds(10) : .seconds(60)
+    if always { appear.yield() }
+    for await _ in appeared {
+      var interval = often
+      while always || namespaces.count > 1, !Task.isCancelled {
+        let before = Set(namespaces.keys)
+        await around.loop.sleep(for: interval)
+        if Task.isCancelled { return }
+        await sweep(adopting: always)
+        interval = Set(namespaces.keys) == before ? min(interval * 2, seldom) : often
+      }
+    }
+  }
+
+  private func sweep(adopting: Bool) async {
+    let reachable = await around.directory.reachable()
+    for id in namespaces.keys where id != around.directory.own && reachable[id.inode] == nil {
+      if await !around.directory.isWhereSeen(id) { await retire(id) }
+    }
+    guard adopting else { return }
+    let known = Set(namespaces.keys.map(\.inode))
+    for (inode, place) in reachable where !known.contains(inode) {
+      if let id = await around.directory.identify(place) { _ = namespace(id) }
+    }
+  }
+
+  private func retire(_ id: NamespaceID) async {
+    guard let namespace = namespaces.removeValue(forKey: id) else { return }
+    around.log.debug("\(id): gone")
+    let writes = await namespace.administratorWrites()
+    if !writes.isEmpty, remembered.count < Self.mostRemembered { remembered[id] = writes }
+    namespace.finish()
+    await around.journal.forget(id)
+    await around.directory.forget(id)
+    for tuner in tuners { await tuner.forget(id) }
+  }
+
+  // MARK: Hooks that have to be looked at
+
+  private func run(_ poll: Attached) async {
+    guard let interval = poll.hook.interval else { return }
+    while !Task.isCancelled {
+      await around.loop.sleep(for: interval)
+      if Task.isCancelled { return }
+      for id in namespaces.keys { await iterate(poll, in: id) }
+    }
+  }
+
+  private func iterate(_ hook: Attached, in id: NamespaceID) async {
+    do {
+      let result = try await around.directory.inside(id) { () throws(BPFObject.Failure) in
+        try hook.iterate()
+      }
+      try result.get()
+    } catch NamespaceDirectory.Failure.gone {
+      return
+    } catch {
+      around.log.warning("\(hook.hook.name) in \(id): \(error)")
+    }
+  }
+}

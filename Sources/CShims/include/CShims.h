@@ -1,0 +1,9 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef CSHIMS_H
+#define CSHIMS_H
+#include "bpftune_bpf.h"
+#include "bpftune_event.h"
+#include "bpftune_glibc.h"
+#include "bpftune_netns.h"
+#include "bpftune_process.h"
+#endif

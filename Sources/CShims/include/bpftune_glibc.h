@@ -1,0 +1,10 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Parts of the C library that Swift's Glibc module leaves out. */
+#ifndef BPFTUNE_GLIBC_H
+#define BPFTUNE_GLIBC_H
+
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <sys/sysinfo.h>
+
+#endif

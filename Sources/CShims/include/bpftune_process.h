@@ -1,0 +1,27 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The process as a daemon: syslog, background, signals, lock file. */
+#ifndef BPFTUNE_PROCESS_H
+#define BPFTUNE_PROCESS_H
+
+#include <sys/types.h>
+
+/* syslog(3) without its variable arguments; priority 0 to 7. */
+void bpftune_syslog_open(const char *name);
+void bpftune_syslog(int priority, const char *text);
+
+/* Goes into the background as daemon(3) does. 0 or -1 with errno. */
+int bpftune_daemonize(void);
+
+/* Blocks SIGTERM, SIGINT and SIGHUP; a descriptor that reports them, or -1. */
+int bpftune_signal_fd(void);
+
+/* The number of the next signal from that descriptor, or -1 when none is. */
+int bpftune_signal_next(int fd);
+
+/*
+ * Takes a lock on the whole file that ends with the process. Returns 0; the
+ * pid of the holder (1 where it cannot be seen) when it is taken; -1 with errno.
+ */
+pid_t bpftune_lock(int fd);
+
+#endif

@@ -1,0 +1,93 @@
+import CShims
+import SystemPackage
+
+/// Moves events from the ring buffer into the stream of their source.
+///
+/// It runs on the kernel loop when the ring buffer has data, and at no other
+/// time. Streams are bounded: when a source falls behind, its oldest event is
+/// dropped and counted.
+public final class EventPump: @unchecked Sendable {
+  // Safe: after `init` it is used on the kernel loop alone, by the handler below
+  // and by actors whose executor is that loop.
+
+  /// How many events a source can leave waiting.
+  public static let streamCapacity = 256
+
+  /// What was lost or skipped since the start.
+  public struct Losses: Sendable, Equatable {
+    /// Found the ring buffer full.
+    public var ringFull: UInt64 = 0
+    /// Dropped, the oldest first, since their source fell behind.
+    public var streamFull: UInt64 = 0
+    /// Of an unknown layout or source.
+    public var malformed: UInt64 = 0
+
+    public var isEmpty: Bool { self == Losses() }
+  }
+
+  private let programs: Programs
+  private let hasCookies: Bool
+  private var ring: OpaquePointer?
+  private var sources: [UInt16: AsyncStream<KernelEvent>.Continuation] = [:]
+  private var counted = Losses()
+  /// Events decoded since the start.
+  public private(set) var received: UInt64 = 0
+
+  public init(
+    programs: Programs, directory: NamespaceDirectory, loop: KernelLoop
+  ) throws(SystemCallFailure) {
+    self.programs = programs
+    hasCookies = directory.hasCookies
+    let context = Unmanaged.passUnretained(self).toOpaque()
+    ring = ring_buffer__new(
+      programs.ring.fd,
+      { context, data, size in
+        guard let context, let data else { return 0 }
+        Unmanaged<EventPump>.fromOpaque(context).takeUnretainedValue()
+          .receive(UnsafeRawBufferPointer(start: data, count: size))
+        return 0
+      }, context, nil)
+    guard let ring else { throw SystemCallFailure("ring_buffer__new", "") }
+    try loop.onReadable(ring_buffer__epoll_fd(ring)) { [unowned self] in consume() }
+  }
+
+  deinit {
+    ring_buffer__free(ring)
+    for stream in sources.values { stream.finish() }
+  }
+
+  /// The events of one source, from now on.
+  public func events(of source: UInt16) -> AsyncStream<KernelEvent> {
+    let (stream, continuation) = AsyncStream.makeStream(
+      of: KernelEvent.self, bufferingPolicy: .bufferingNewest(Self.streamCapacity))
+    sources[source] = continuation
+    return stream
+  }
+
+  /// Ends every stream, once what is in them has been read.
+  public func finish() {
+    for stream in sources.values { stream.finish() }
+  }
+
+  public var losses: Losses {
+    var losses = counted
+    losses.ringFull = programs.lostEvents
+    return losses
+  }
+
+  private func consume() {
+    // A negative return is an error of the callback, and it returns none.
+    ring_buffer__consume(ring)
+  }
+
+  private func receive(_ record: UnsafeRawBufferPointer) {
+    guard let event = KernelEvent(record: record, hasCookies: hasCookies),
+      let stream = sources[event.source]
+    else {
+      counted.malformed += 1
+      return
+    }
+    received += 1
+    if case .dropped = stream.yield(event) { counted.streamFull += 1 }
+  }
+}

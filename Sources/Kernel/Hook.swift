@@ -1,0 +1,83 @@
+/// One way to get a signal from the kernel.
+public struct Hook: Sendable {
+  /// The families, as `--hooks` and `check` name them.
+  public enum Family: String, CaseIterable, Sendable {
+    case tracepoint
+    case sockOps = "sock_ops"
+    case cgroup
+    case iterator
+    case fentry
+    case poll
+  }
+
+  public enum Attachment: Sendable {
+    /// Where the program's own section says: BTF tracepoints, fentry.
+    case section(Family)
+    case cgroup(Family)
+    /// A tracepoint of tracefs, for kernel events that BTF does not type.
+    case tracepoint(category: String, name: String)
+    /// Read in each namespace at that interval, in place of an event.
+    case iterator(every: Duration)
+    /// No program: user space looks by itself at that interval.
+    case poll(every: Duration)
+    /// No program: what user space does anyway when it acts.
+    case onAction
+  }
+
+  public let attachment: Attachment
+  /// Source file in `bpf/` without `.bpf.c`, and the program in it. Empty for polls.
+  public let object: String
+  public let program: String
+  /// What it stands on, in the kernel's words: `tp_btf/tcp_rcv_space_adjust`.
+  public let name: String
+
+  public init(
+    _ attachment: Attachment, _ name: String, object: String = "", program: String = ""
+  ) {
+    self.attachment = attachment
+    self.name = name
+    self.object = object
+    self.program = program
+  }
+
+  public var family: Family {
+    switch attachment {
+    case .section(let family), .cgroup(let family): family
+    case .tracepoint: .tracepoint
+    case .iterator: .iterator
+    case .poll, .onAction: .poll
+    }
+  }
+
+  /// How often user space has to look; nil where the kernel tells by itself.
+  public var interval: Duration? {
+    switch attachment {
+    case .iterator(let every), .poll(let every): every
+    default: nil
+    }
+  }
+}
+
+/// Something the kernel can tell, with the hooks that can tell it, in order:
+/// cheapest first.
+public struct Signal: Sendable {
+  public let name: String
+  public let hooks: [Hook]
+
+  public init(_ name: String, _ hooks: [Hook]) {
+    self.name = name
+    self.hooks = hooks
+  }
+}
+
+/// Which hook a signal got, and why those before it were refused.
+public struct SignalReport: Sendable {
+  public struct Refusal: Sendable {
+    public let hook: String
+    public let reason: String
+  }
+
+  public let signal: Signal
+  public let hook: Hook?
+  public let refusals: [Refusal]
+}

@@ -1,0 +1,24 @@
+import CShims
+import Glibc
+
+/// The machine's memory.
+public enum Memory {
+  /// Bytes in a page.
+  public static let pageSize = Int64(sysconf(Int32(_SC_PAGESIZE)))
+
+  /// Bytes that are free or in buffers: a low estimate of what can be had
+  /// without reclaiming (sysinfo(2): it costs a microsecond, where
+  /// /proc/meminfo costs a hundred).
+  public static func free() -> Int64 {
+    var info = sysinfo()
+    guard sysinfo(&info) == 0 else { return 0 }
+    return Int64(info.freeram + info.bufferram) * Int64(info.mem_unit)
+  }
+
+  /// Bytes of memory in all.
+  public static func total() -> Int64 {
+    var info = sysinfo()
+    guard sysinfo(&info) == 0 else { return 0 }
+    return Int64(info.totalram) * Int64(info.mem_unit)
+  }
+}

@@ -1,0 +1,136 @@
+import CShims
+import Glibc
+import SystemPackage
+
+/// Loads and attaches BPF programs, and owns what they share: the ring buffer,
+/// the folding of repeats, the count of lost events.
+public final class Programs {
+  public enum Failure: Error, Sendable, CustomStringConvertible {
+    case noTypeInformation
+    case refused(BPFObject.Failure)
+
+    public var description: String {
+      switch self {
+      case .noTypeInformation:
+        "this kernel has no type information at /sys/kernel/btf/vmlinux; it has to be built"
+          + " with CONFIG_DEBUG_INFO_BTF=y"
+      case .refused(let failure):
+        "the kernel refuses BPF: \(failure); it needs CAP_BPF and CAP_NET_ADMIN and"
+          + " a kernel of 5.8 or newer"
+      }
+    }
+  }
+
+  let ring: BPFMap
+  private let folds: BPFMap
+  private let lost: BPFMap
+  private let watchedSysctls: BPFMap
+  private let cgroup: CgroupRoot
+  private let families: Set<Hook.Family>
+  private var objects: [BPFObject] = []
+
+  /// The thread group id of the daemon as BPF programs see it; it differs from
+  /// `getpid()` in a container.
+  private var ownThreadGroup = UInt32(getpid())
+
+  /// The families of hooks that may be used; all by default.
+  public init(
+    cgroup: CgroupRoot, families: Set<Hook.Family> = Set(Hook.Family.allCases)
+  ) throws(Failure) {
+    guard access("/sys/kernel/btf/vmlinux", R_OK) == 0 else { throw .noTypeInformation }
+    self.cgroup = cgroup
+    self.families = families
+    do {
+      ring = try BPFMap("events", BPF_MAP_TYPE_RINGBUF, maxEntries: 256 * 1024)
+      folds = try BPFMap(
+        "folds", BPF_MAP_TYPE_LRU_HASH, keySize: 16, valueSize: 32, maxEntries: 4096)
+      lost = try BPFMap("lost", BPF_MAP_TYPE_PERCPU_ARRAY, keySize: 4, valueSize: 8, maxEntries: 1)
+      watchedSysctls = try BPFMap(
+        "watched_sysctls", BPF_MAP_TYPE_HASH, keySize: Int(BPFTUNE_SYSCTL_NAME), valueSize: 4,
+        maxEntries: 512)
+    } catch {
+      throw .refused(error)
+    }
+    if let object = try? open("sysctl_watch", source: 0), (try? object.load(["sysctl_watch_whoami"])) != nil,
+      let id = try? object.run("sysctl_watch_whoami")
+    {
+      ownThreadGroup = id
+    }
+  }
+
+  /// Events that found the ring buffer full.
+  public var lostEvents: UInt64 { lost.sumOverCPUs() }
+
+  /// Adds a tunable to those whose writes are reported.
+  public func watch(_ tunable: Tunable) throws(BPFObject.Failure) {
+    let key = Array(tunable.path.utf8)
+    let size = Int(BPFTUNE_SYSCTL_NAME)
+    guard key.count < size else { return }
+    try watchedSysctls.set(
+      key: key + [UInt8](repeating: 0, count: size - key.count), to: UInt32(1))
+  }
+
+  /// Attaches the first hook of the signal that this kernel takes. Never
+  /// fails: without any, the report has no hook.
+  public func attach(_ signal: Signal, source: UInt16) -> (SignalReport, Attached?) {
+    var refusals: [SignalReport.Refusal] = []
+    for hook in signal.hooks {
+      guard families.contains(hook.family) else {
+        refusals.append(.init(hook: hook.name, reason: "left out by --hooks"))
+        continue
+      }
+      do {
+        let object = try attach(hook, source: source)
+        return (
+          SignalReport(signal: signal, hook: hook, refusals: refusals),
+          Attached(hook: hook, object: object)
+        )
+      } catch {
+        refusals.append(.init(hook: hook.name, reason: error.description))
+      }
+    }
+    return (SignalReport(signal: signal, hook: nil, refusals: refusals), nil)
+  }
+
+  private func open(_ name: String, source: UInt16) throws(BPFObject.Failure) -> BPFObject {
+    let object = try BPFObject(named: name)
+    try object.setConstant("source_id", to: source)
+    try object.setConstant("own_tgid", to: ownThreadGroup)
+    for map in [ring, folds, lost, watchedSysctls] { try object.share(map) }
+    return object
+  }
+
+  private func attach(_ hook: Hook, source: UInt16) throws(BPFObject.Failure) -> BPFObject? {
+    switch hook.attachment {
+    case .poll, .onAction: return nil
+    default: break
+    }
+    let object = try open(hook.object, source: source)
+    try object.load([hook.program])
+    switch hook.attachment {
+    case .section, .iterator: try object.attach(hook.program)
+    case .cgroup: try object.attach(hook.program, cgroup: cgroup.descriptor)
+    case .tracepoint(let category, let name):
+      try object.attach(hook.program, tracepoint: name, category: category)
+    case .poll, .onAction: break
+    }
+    return object
+  }
+}
+
+/// A hook that is attached, until this is let go.
+public final class Attached: @unchecked Sendable {
+  // Safe: nothing in it changes after `init`, and what `iterate` does to the
+  // object is read its links.
+
+  public let hook: Hook
+  private let object: BPFObject?
+
+  init(hook: Hook, object: BPFObject?) {
+    self.hook = hook
+    self.object = object
+  }
+
+  /// Runs an iterator hook over the calling thread's network namespace.
+  public func iterate() throws(BPFObject.Failure) { try object?.iterate() }
+}

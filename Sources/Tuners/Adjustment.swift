@@ -1,0 +1,61 @@
+public import Kernel
+
+/// What a policy wants changed, and why.
+public struct Adjustment: Sendable, Equatable {
+  public let tunable: Tunable
+  /// The largest number of the value that the decision assumed to be in force.
+  public let assumed: Int64
+  /// What that number should become.
+  public let wanted: Int64
+  /// What happened, by name: `need to increase TCP send buffer`.
+  public let scenario: String
+  /// The evidence, in words and numbers.
+  public let reason: String
+
+  public init(
+    _ tunable: Tunable, from assumed: Int64, to wanted: Int64, scenario: String, reason: String
+  ) {
+    self.tunable = tunable
+    self.assumed = assumed
+    self.wanted = wanted
+    self.scenario = scenario
+    self.reason = reason
+  }
+}
+
+/// What became of an adjustment.
+public enum Outcome: Sendable, Equatable {
+  case applied(old: SysctlValue, new: SysctlValue)
+  /// Dry run: nothing was written.
+  case advised(old: SysctlValue, new: SysctlValue)
+  case refused(Refusal)
+}
+
+/// Why an adjustment was not carried out.
+public enum Refusal: Error, Sendable, Equatable, CustomStringConvertible {
+  /// An administrator has set a tunable of this tuner here.
+  case administrator(String)
+  /// The tunable no longer holds what the decision assumed: most often the
+  /// event is older than the last change.
+  case stale(current: SysctlValue)
+  case outOfBounds(ClosedRange<Int64>)
+  /// This kernel or this namespace does not have the tunable.
+  case unavailable
+  case namespaceGone
+  /// Too much is waiting to be done in this namespace.
+  case overloaded
+  case failed(String)
+
+  public var description: String {
+    switch self {
+    case .administrator(let who): who
+    case .stale(let current): "it is \(current) by now"
+    case .outOfBounds(let bounds):
+      "the kernel takes \(bounds.lowerBound) to \(bounds.upperBound) only"
+    case .unavailable: "it does not exist here"
+    case .namespaceGone: "the namespace is gone"
+    case .overloaded: "too many adjustments are waiting"
+    case .failed(let error): error
+    }
+  }
+}

@@ -1,0 +1,297 @@
+public import Kernel
+public import Logging
+
+/// A network namespace: owns every write to its tunables.
+///
+/// Fed by a stream of requests, in order. Before it writes it asks: may this
+/// tuner still tune here, does the tunable still hold the value that the
+/// decision assumed, is the new value inside the bounds? Then it notes the
+/// original, writes, reads back and logs.
+public actor NetworkNamespace {
+  /// Shared by all namespaces.
+  public struct Surroundings: Sendable {
+    public let loop: KernelLoop
+    public let directory: NamespaceDirectory
+    public let journal: Journal
+    public let dryRun: Bool
+    public let log: Logger
+
+    public init(
+      loop: KernelLoop, directory: NamespaceDirectory, journal: Journal, dryRun: Bool, log: Logger
+    ) {
+      self.loop = loop
+      self.directory = directory
+      self.journal = journal
+      self.dryRun = dryRun
+      self.log = log
+    }
+  }
+
+  private enum Request: Sendable {
+    case adjust(
+      Adjustment, tuner: String, seenAt: UInt64, answer: CheckedContinuation<Outcome, Never>)
+    case administratorWrote(AdministratorWrite)
+    case rollBack(answer: CheckedContinuation<Int, Never>)
+  }
+
+  private static let mailboxCapacity = 256
+
+  public nonisolated let id: NamespaceID
+  private let around: Surroundings
+  public nonisolated var unownedExecutor: UnownedSerialExecutor {
+    around.loop.asUnownedSerialExecutor()
+  }
+
+  private let requests: AsyncStream<Request>
+  private nonisolated let mailbox: AsyncStream<Request>.Continuation
+  /// Tuners that an administrator's write has disabled here, and which write.
+  private var disabled: [String: AdministratorWrite] = [:]
+  private var folder = LogFolder()
+  private var name: String?
+
+  public init(_ id: NamespaceID, around: Surroundings, disabled: [String: AdministratorWrite] = [:]) {
+    self.id = id
+    self.around = around
+    self.disabled = disabled
+    (requests, mailbox) = AsyncStream.makeStream(
+      of: Request.self, bufferingPolicy: .bufferingNewest(Self.mailboxCapacity))
+  }
+
+  /// Serves requests until `finish()`.
+  public func run() async {
+    for await request in requests {
+      switch request {
+      case .adjust(let adjustment, let tuner, let seenAt, let answer):
+        let outcome = await apply(adjustment, of: tuner)
+        let delay = KernelEvent.now() - seenAt
+        answer.resume(returning: outcome)
+        await record(adjustment, of: tuner, outcome, after: delay)
+      case .administratorWrote(let write):
+        await yield(to: write)
+      case .rollBack(let answer):
+        answer.resume(returning: await putBack())
+      }
+    }
+  }
+
+  /// Lets `run()` return after the requests that are waiting.
+  public nonisolated func finish() { mailbox.finish() }
+
+  /// Carries out an adjustment, after those that came before it.
+  public nonisolated func carryOut(
+    _ adjustment: Adjustment, of tuner: String, seenAt: UInt64
+  ) async -> Outcome {
+    await withCheckedContinuation { answer in
+      put(.adjust(adjustment, tuner: tuner, seenAt: seenAt, answer: answer))
+    }
+  }
+
+  /// Takes note of an administrator's write: its tuner is disabled from now on.
+  public nonisolated func administratorWrote(_ write: AdministratorWrite) {
+    put(.administratorWrote(write))
+  }
+
+  /// Puts back what the daemon changed here and still holds its value; how
+  /// many tunables that were.
+  public nonisolated func rollBack() async -> Int {
+    await withCheckedContinuation { put(.rollBack(answer: $0)) }
+  }
+
+  /// What administrators have disabled here.
+  public func administratorWrites() -> [String: AdministratorWrite] { disabled }
+
+  private nonisolated func put(_ request: Request) {
+    switch mailbox.yield(request) {
+    case .enqueued: return
+    case .dropped(let dropped): refuse(dropped, .overloaded)
+    case .terminated: refuse(request, .namespaceGone)
+    @unknown default: refuse(request, .overloaded)
+    }
+  }
+
+  private nonisolated func refuse(_ request: Request, _ refusal: Refusal) {
+    switch request {
+    case .adjust(_, _, _, let answer): answer.resume(returning: .refused(refusal))
+    case .rollBack(let answer): answer.resume(returning: 0)
+    case .administratorWrote(let write):
+      // Must not be lost: it goes back in, in place of an adjustment.
+      if refusal == .overloaded { put(.administratorWrote(write)) }
+    }
+  }
+
+  // MARK: Adjusting
+
+  private func apply(_ adjustment: Adjustment, of tuner: String) async -> Outcome {
+    let tunable = adjustment.tunable
+    if let write = disabled[tuner] { return .refused(.administrator(write.description)) }
+    guard tunable.bounds.contains(adjustment.wanted) else {
+      return .refused(.outOfBounds(tunable.bounds))
+    }
+    let ours = await around.journal.entry(tunable, in: id)?.written
+    // Reading and writing happen in one visit to the namespace, and so as
+    // close together as can be.
+    let old: SysctlValue
+    do {
+      old = try await visit { () throws(Sysctl.Failure) in try Sysctl.read(tunable) }
+    } catch {
+      return .refused(error)
+    }
+    if let ours, ours != old {
+      await disable(
+        tuner,
+        AdministratorWrite(
+          tunable: tunable, tuner: tuner, process: 0, command: "", old: "\(ours)", new: "\(old)"))
+      return .refused(.administrator("\(tunable.name) was set to \(old) by someone else"))
+    }
+    guard old.maximum == adjustment.assumed else { return .refused(.stale(current: old)) }
+    let new = old.with(maximum: adjustment.wanted)
+    if around.dryRun { return .advised(old: old, new: new) }
+
+    await around.journal.willWrite(new, over: old, tunable, in: id, tuner: tuner)
+    do {
+      try await visit { () throws(Sysctl.Failure) in try Sysctl.write(tunable, new) }
+    } catch {
+      await around.journal.didNotWrite(tunable, in: id, still: old)
+      return .refused(error)
+    }
+    await around.journal.didWrite(
+      new, over: old, tunable, in: id, scenario: adjustment.scenario)
+    return .applied(old: old, new: new)
+  }
+
+  /// Does something to a tunable inside this namespace.
+  private func visit<R: Sendable>(
+    _ body: @Sendable () throws(Sysctl.Failure) -> R
+  ) async throws(Refusal) -> R {
+    let result: Result<R, Sysctl.Failure>
+    do {
+      result = try await around.directory.inside(id, body)
+    } catch {
+      switch error {
+      case .gone: throw .namespaceGone
+      case .failed: throw .failed(error.description)
+      }
+    }
+    switch result {
+    case .success(let value): return value
+    case .failure(.absent): throw .unavailable
+    case .failure(let failure): throw .failed(failure.description)
+    }
+  }
+
+  // MARK: Administrators
+
+  private func disable(_ tuner: String, _ write: AdministratorWrite) async {
+    await around.journal.release(write.tunable, in: id)
+    guard disabled.updateValue(write, forKey: tuner) == nil else { return }
+    let here = await title()
+    around.log.notice(
+      "\(write); \(tuner) is disabled in \(here) until the daemon is restarted")
+  }
+
+  /// The administrator's value stays, whatever was under way when it came.
+  private func yield(to write: AdministratorWrite) async {
+    let ours = await around.journal.entry(write.tunable, in: id)?.written
+    await disable(write.tuner, write)
+    guard let ours else { return }
+    // The write was reported before the kernel carried it out. If what the
+    // namespace holds is still ours, either it is on its way, or ours came
+    // after it: the administrator's value goes in again.
+    let tunable = write.tunable
+    let current = try? await visit { () throws(Sysctl.Failure) in try Sysctl.read(tunable) }
+    guard let current, current == ours, let wanted = current.overwritten(by: write.new),
+      wanted != current
+    else { return }
+    do {
+      try await visit { () throws(Sysctl.Failure) in try Sysctl.write(tunable, wanted) }
+    } catch {
+      // The kernel would not take the administrator's value either.
+      around.log.debug("\(tunable.name) \(wanted) in \(id): \(error)")
+    }
+  }
+
+  // MARK: Rolling back
+
+  private func putBack() async -> Int {
+    var count = 0
+    let here = await title()
+    for (tunable, entry) in await around.journal.changed()[id] ?? [] {
+      do {
+        let current = try await visit { () throws(Sysctl.Failure) in try Sysctl.read(tunable) }
+        guard current == entry.written else {
+          around.log.notice(
+            "\(tunable.name) is left at \(current) in \(here): someone else set it")
+          continue
+        }
+        let original = entry.original
+        try await visit { () throws(Sysctl.Failure) in try Sysctl.write(tunable, original) }
+        await around.journal.release(tunable, in: id)
+        count += 1
+        around.log.notice("\(tunable.name) \(current) -> \(original) (\(here)): rolled back")
+      } catch {
+        if error == .namespaceGone { return count }
+        around.log.error("cannot roll back \(tunable.name) in \(here): \(error)")
+      }
+    }
+    return count
+  }
+
+  // MARK: Logging
+
+  private func record(
+    _ adjustment: Adjustment, of tuner: String, _ outcome: Outcome, after nanoseconds: UInt64
+  ) async {
+    let tunable = adjustment.tunable.name
+    switch outcome {
+    case .applied(let old, let new):
+      guard let repeats = folder.admit("\(tunable)") else { return }
+      let here = await title()
+      around.log.notice(
+        "\(tunable) \(old) -> \(new) (\(here)): \(adjustment.reason)\(repeats)")
+      around.log.debug("\(tuner): \(adjustment.scenario): written \(nanoseconds / 1000) us after the event")
+    case .advised(let old, let new):
+      guard let repeats = folder.admit("advice \(tunable) \(new)", most: 1) else { return }
+      let here = await title()
+      around.log.notice(
+        "advice: \(tunable) \(old) -> \(new) (\(here)): \(adjustment.reason)\(repeats)")
+    case .refused(let refusal):
+      switch refusal {
+      case .failed:
+        guard let repeats = folder.admit("failed \(tunable)", most: 1) else { return }
+        let here = await title()
+        around.log.error("\(tuner): \(tunable) in \(here): \(refusal)\(repeats)")
+      default:
+        around.log.debug(
+          "\(tuner): \(tunable) to \(adjustment.wanted) refused in \(id): \(refusal)")
+      }
+    }
+  }
+
+  /// `netns 4026532281 "name"`.
+  private func title() async -> String {
+    if name == nil {
+      let found = await around.directory.name(of: id)
+      name = found.isEmpty ? nil : found
+    }
+    return name.map { "\(id) \"\($0)\"" } ?? "\(id)"
+  }
+}
+
+/// A write by someone else that changed a tunable of a tuner.
+public struct AdministratorWrite: Sendable, Equatable, CustomStringConvertible {
+  public let tunable: Tunable
+  public let tuner: String
+  /// 0 when the write itself was not seen, only what it left.
+  public let process: Int32
+  public let command: String
+  public let old: String
+  public let new: String
+
+  public var description: String {
+    let words = { (text: String) in
+      text.split(whereSeparator: \.isWhitespace).joined(separator: " ")
+    }
+    let who = process == 0 ? "someone" : "pid \(process) (\(command))"
+    return "\(who) set \(tunable.name) from \(words(old)) to \(words(new))"
+  }
+}

@@ -1,0 +1,69 @@
+public import Kernel
+
+/// What a tuner is made of: the tunables that it owns, the signals that it
+/// needs, and how it decides.
+///
+/// A value of the type is the state for one namespace. It does no input or
+/// output: a recorded stream of observations gives the same adjustments again.
+public protocol Policy: Sendable {
+  /// An event in the policy's terms.
+  associatedtype Observation: Sendable
+
+  /// Short, in lower case, with dashes: `tcp-buffer`.
+  static var name: String { get }
+  /// One line for `check` and the documentation.
+  static var summary: String { get }
+  static var tunables: [Tunable] { get }
+  /// In `bpf/`, the enum of its scenarios and that of its event values, with
+  /// their enumerators in Swift; a test holds them against the BPF object.
+  static var mirrors: [String: [String: Int64]] { get }
+  static var signals: [Signal] { get }
+  /// An iterator that is run once in every namespace that exists when the
+  /// daemon starts, for sockets older than it.
+  static var adoption: Signal? { get }
+
+  init(learningRate: LearningRate)
+
+  /// Nil when the event is not one of this policy.
+  static func observe(_ event: KernelEvent, freeMemory: Int64) -> Observation?
+
+  /// What to change; empty for nothing. `verdict` says why, for `--verbose`.
+  mutating func decide(_ observation: Observation) -> Decision
+
+  /// What became of an adjustment, so that the next decision knows.
+  mutating func learn(_ adjustment: Adjustment, _ outcome: Outcome)
+}
+
+extension Policy {
+  public static var adoption: Signal? { nil }
+  public mutating func learn(_ adjustment: Adjustment, _ outcome: Outcome) {}
+}
+
+/// What a policy makes of an observation.
+public enum Decision: Sendable, Equatable {
+  case adjust([Adjustment])
+  /// Nothing to change, and why.
+  case leave(String)
+}
+
+/// How far one step may go: 0, the most cautious, to 4, the default.
+public struct LearningRate: Sendable, Equatable {
+  public static let allowed = 0...4
+  public let level: Int
+
+  /// Nil outside of `allowed`.
+  public init?(_ level: Int) {
+    guard Self.allowed.contains(level) else { return nil }
+    self.level = level
+  }
+
+  public static let standard = LearningRate(fastest: ())
+  private init(fastest: ()) { level = Self.allowed.upperBound }
+
+  /// The most by which one step multiplies a size, where `most` is what the
+  /// evidence would allow: 4 takes it whole, each level below half the way in
+  /// powers of two, and 0 a quarter more at a time.
+  public func growth(most: Double) -> Double {
+    level == 0 ? min(most, 1.25) : max(1.25, most / Double(1 << (4 - level)))
+  }
+}

@@ -1,0 +1,68 @@
+public import Kernel
+public import Logging
+
+/// Hears of every write to a tunable by anyone but the daemon, and has the
+/// tuner that owns it disabled where the value counts.
+public actor SysctlWatch {
+  /// Where the kernel cannot tell, a write is noticed before the next change:
+  /// the value then is not the one that was written last.
+  public static let signal = Signal(
+    "sysctl written",
+    [
+      Hook(
+        .cgroup(.cgroup), "cgroup/sysctl", object: "sysctl_watch", program: "sysctl_watch"),
+      Hook(.onAction, "compare before write"),
+    ])
+
+  private let loop: KernelLoop
+  public nonisolated var unownedExecutor: UnownedSerialExecutor {
+    loop.asUnownedSerialExecutor()
+  }
+
+  private let namespaces: any NamespaceProvider
+  private let log: Logger
+  private let tunables: [String: (tunable: Tunable, tuner: String)]
+
+  public init(
+    tuners: [any Policy.Type], loop: KernelLoop, namespaces: any NamespaceProvider, log: Logger
+  ) {
+    self.loop = loop
+    self.namespaces = namespaces
+    self.log = log
+    var tunables: [String: (Tunable, String)] = [:]
+    for tuner in tuners {
+      for tunable in tuner.tunables { tunables[tunable.path] = (tunable, tuner.name) }
+    }
+    self.tunables = tunables
+  }
+
+  public func run(_ events: AsyncStream<KernelEvent>) async {
+    for await event in events { await handle(event) }
+  }
+
+  private func handle(_ event: KernelEvent) async {
+    guard case .sysctlWrite(let command, let name, let old, let new) = event.payload,
+      let (tunable, tuner) = tunables[name]
+    else { return }
+    let write = AdministratorWrite(
+      tunable: tunable, tuner: tuner, process: event.process, command: command, old: old, new: new)
+    guard let before = SysctlValue(old, arity: tunable.arity) else {
+      log.warning("cannot tell what \(write) means: \"\(old)\" is no \(tunable.arity)")
+      return
+    }
+    guard let after = before.overwritten(by: new) else {
+      log.debug("\(write): not a value that the kernel takes, ignoring")
+      return
+    }
+    guard after != before else {
+      log.debug("\(write): the value that was there already, ignoring")
+      return
+    }
+    switch tunable.scope {
+    case .perNamespace:
+      await namespaces.namespace(event.namespace).administratorWrote(write)
+    case .global:
+      await namespaces.administratorWroteGlobally(write)
+    }
+  }
+}

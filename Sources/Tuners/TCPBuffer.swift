@@ -1,0 +1,252 @@
+public import Kernel
+
+/// tcp-buffer: raises the maximum of `tcp_wmem` and `tcp_rmem` for connections
+/// that it holds back, and switches receive buffer moderation on.
+///
+/// A limit says nothing about how far the path would go beyond it, so a step is
+/// a multiple of what is there, and the next event says whether it was enough.
+/// It is taken only while steps bring throughput: when the last one for that
+/// peer only made the round trip longer, the path is the limit.
+public struct TCPBuffer: Policy {
+  public static let name = "tcp-buffer"
+  public static let summary = "sizes TCP send and receive buffers by what connections need"
+
+  public static let sendMaximum = Tunable(
+    "net.ipv4.tcp_wmem", .triple, .perNamespace, bounds: 4096...Int64(Int32.max))
+  public static let receiveMaximum = Tunable(
+    "net.ipv4.tcp_rmem", .triple, .perNamespace, bounds: 4096...Int64(Int32.max))
+  public static let moderation = Tunable(
+    "net.ipv4.tcp_moderate_rcvbuf", .scalar, .perNamespace, bounds: 0...1)
+  public static let tunables = [sendMaximum, receiveMaximum, moderation]
+
+  public static let signals = [
+    Signal(
+      "TCP send buffer limit",
+      [
+        Hook(
+          .cgroup(.sockOps), "sock_ops/RTT_CB", object: "tcp_buffer",
+          program: "tcp_buffer_sock_ops"),
+        Hook(
+          .iterator(every: .seconds(5)), "iter/tcp", object: "tcp_buffer_iter",
+          program: "tcp_buffer_poll_send"),
+      ]),
+    Signal(
+      "TCP receive buffer limit",
+      [
+        Hook(
+          .section(.tracepoint), "tp_btf/tcp_rcv_space_adjust", object: "tcp_buffer",
+          program: "tcp_buffer_rcv_space_adjust"),
+        Hook(
+          .iterator(every: .seconds(5)), "iter/tcp", object: "tcp_buffer_iter",
+          program: "tcp_buffer_poll_receive"),
+      ]),
+  ]
+
+  public static let adoption: Signal? = Signal(
+    "TCP connections older than the daemon",
+    [
+      Hook(
+        .iterator(every: .zero), "iter/tcp", object: "tcp_buffer_iter",
+        program: "tcp_buffer_adopt")
+    ])
+
+  /// `enum tcp_buffer_scenario` in bpf/tcp_buffer.h.
+  public enum Scenario: Int64, CaseIterable, Sendable {
+    case sendLimit = 1
+    case receiveLimit = 2
+    case moderationOff = 3
+
+    var name: String {
+      switch self {
+      case .sendLimit: "need to increase TCP send buffer"
+      case .receiveLimit: "need to increase TCP receive buffer"
+      case .moderationOff: "need to switch TCP receive buffer moderation on"
+      }
+    }
+  }
+
+  /// `enum tcp_buffer_value` in bpf/tcp_buffer.h: which number is which.
+  private enum Value: Int, CaseIterable {
+    case limit, size, inFlight, window, rtt, rttMin
+    case memory, memoryLow, memoryPressure, memoryHigh
+    case peerHigh, peerLow, ports
+  }
+
+  public static let mirrors: [String: [String: Int64]] = [
+    "tcp_buffer_scenario": [
+      "TCP_BUFFER_SEND_LIMIT": Scenario.sendLimit.rawValue,
+      "TCP_BUFFER_RECEIVE_LIMIT": Scenario.receiveLimit.rawValue,
+      "TCP_BUFFER_MODERATION_OFF": Scenario.moderationOff.rawValue,
+    ],
+    "tcp_buffer_value": Dictionary(
+      uniqueKeysWithValues: zip(
+        [
+          "LIMIT", "SIZE", "IN_FLIGHT", "WINDOW", "RTT", "RTT_MIN", "MEMORY", "MEMORY_LOW",
+          "MEMORY_PRESSURE", "MEMORY_HIGH", "PEER_HIGH", "PEER_LOW", "PORTS",
+        ].map { "TCP_BUFFER_" + $0 }, Value.allCases.map { Int64($0.rawValue) })),
+  ]
+
+  /// A connection that a limit holds back.
+  public struct Observation: Sendable, Equatable {
+    public var scenario: Scenario
+    /// Bytes: the maximum in force at the event.
+    public var limit: Int64
+    /// Bytes: the connection's buffer.
+    public var size: Int64
+    /// Bytes sent and not acknowledged, or copied to the reader in a round trip.
+    public var inFlight: Int64
+    /// Bytes: congestion window, or the most that the window scale lets through.
+    public var window: Int64
+    /// Microseconds, smoothed.
+    public var rtt: Int64
+    /// Microseconds: the shortest lately; 0 when not known.
+    public var rttMin: Int64
+    /// Pages that TCP holds in all, and the three limits of `tcp_mem`.
+    public var memory: Int64
+    public var memoryLimits: [Int64]
+    /// Bytes that are free on the machine.
+    public var freeMemory: Int64
+    public var peer: PeerAddress
+    public var localPort: Int64
+    public var remotePort: Int64
+    /// Nanoseconds of the kernel's monotonic clock.
+    public var time: UInt64
+  }
+
+  public static func observe(_ event: KernelEvent, freeMemory: Int64) -> Observation? {
+    guard let scenario = Scenario(rawValue: Int64(event.scenario)),
+      case .values(let values) = event.payload, values.count >= Value.allCases.count
+    else { return nil }
+    func value(_ which: Value) -> Int64 { values[which.rawValue] }
+    return Observation(
+      scenario: scenario, limit: value(.limit), size: value(.size), inFlight: value(.inFlight),
+      window: value(.window), rtt: value(.rtt), rttMin: value(.rttMin), memory: value(.memory),
+      memoryLimits: [value(.memoryLow), value(.memoryPressure), value(.memoryHigh)],
+      freeMemory: freeMemory, peer: PeerAddress(high: value(.peerHigh), low: value(.peerLow)),
+      localPort: value(.ports) >> 16 & 0xffff, remotePort: value(.ports) & 0xffff,
+      time: event.time)
+  }
+
+  // MARK: State
+
+  private struct Path: Hashable {
+    let peer: PeerAddress
+    let scenario: Scenario
+  }
+
+  /// What was seen when a step was taken for a peer.
+  private struct Step {
+    let limit: Int64
+    let inFlight: Int64
+    let rtt: Int64
+    let time: UInt64
+  }
+
+  private let learningRate: LearningRate
+  private var steps: [Path: Step] = [:]
+  private static let mostPaths = 64
+  /// For how long a step that brought nothing stops the next one.
+  private static let memoryOfSteps: UInt64 = 60_000_000_000
+
+  public init(learningRate: LearningRate) { self.learningRate = learningRate }
+
+  // MARK: Deciding
+
+  public mutating func decide(_ seen: Observation) -> Decision {
+    if seen.scenario == .moderationOff {
+      return .adjust([
+        Adjustment(
+          Self.moderation, from: 0, to: 1, scenario: seen.scenario.name,
+          reason: "\(title(seen)) stays at \(Words.bytes(seen.size))"
+            + " since the kernel may not grow it")
+      ])
+    }
+    guard seen.limit > 0, seen.memoryLimits.count == 3 else { return .leave("no limit is known") }
+    guard seen.memory < seen.memoryLimits[0] else {
+      return .leave(
+        "TCP holds \(seen.memory) pages and its memory is short from \(seen.memoryLimits[0])")
+    }
+    let path = Path(peer: seen.peer, scenario: seen.scenario)
+    if let step = steps[path], let why = pointless(seen, after: step) { return .leave(why) }
+
+    let growth = growth(seen)
+    guard growth > 1 else {
+      return .leave("the round trip is \(Words.microseconds(seen.rtt)) against"
+        + " \(Words.microseconds(seen.rttMin)) at best: the path is full")
+    }
+    let ceiling = ceiling(seen)
+    let wanted = min(Int64(Double(seen.limit) * growth), ceiling) & ~4095
+    guard wanted > seen.limit + seen.limit / 8 else {
+      return .leave("\(Words.bytes(seen.limit)) is as much as this path or"
+        + " the memory calls for (\(Words.bytes(ceiling)))")
+    }
+    remember(path, seen)
+    let tunable = seen.scenario == .sendLimit ? Self.sendMaximum : Self.receiveMaximum
+    return .adjust([
+      Adjustment(
+        tunable, from: seen.limit, to: wanted, scenario: seen.scenario.name, reason: reason(seen))
+    ])
+  }
+
+  /// Why another step would bring nothing, judged by the last one.
+  private func pointless(_ seen: Observation, after step: Step) -> String? {
+    guard seen.limit > step.limit, seen.time &- step.time < Self.memoryOfSteps,
+      step.rtt > 0, seen.rtt > 0
+    else { return nil }
+    let before = Double(step.inFlight) / Double(step.rtt)
+    let after = Double(seen.inFlight) / Double(seen.rtt)
+    guard after < before * 1.25, seen.rtt > step.rtt + step.rtt / 4 else { return nil }
+    return "the last step made the round trip longer"
+      + " (\(Words.microseconds(step.rtt)) -> \(Words.microseconds(seen.rtt))), not the rate higher"
+  }
+
+  /// By how much one step multiplies the limit. Small buffers are further from
+  /// what a fast path needs than large ones, and cost less.
+  private func growth(_ seen: Observation) -> Double {
+    let most: Double = seen.limit < 1 << 20 ? 8 : 4
+    // A queue on the path: it is near its capacity, or past it.
+    if seen.rttMin >= 1000 {
+      if seen.rtt >= seen.rttMin * 2 { return 1 }
+      if seen.rtt >= seen.rttMin + seen.rttMin / 2 { return learningRate.growth(most: 2) }
+    }
+    return learningRate.growth(most: most)
+  }
+
+  /// Bytes: the most that one connection may be given.
+  private func ceiling(_ seen: Observation) -> Int64 {
+    // Eight connections at the maximum still leave TCP below its pressure mark.
+    let share = seen.memoryLimits[1].multipliedReportingOverflow(by: Memory.pageSize)
+    let fair = share.overflow ? Int64.max : share.partialValue / 8
+    // Twice what 100 Gbit/s carries in a round trip: no path needs more.
+    let useful = max(seen.rtt, 1).multipliedReportingOverflow(by: 25_000)
+    return [fair, seen.freeMemory / 16, useful.overflow ? .max : useful.partialValue,
+      Int64(Int32.max),
+    ].min() ?? 0
+  }
+
+  private mutating func remember(_ path: Path, _ seen: Observation) {
+    if steps.count >= Self.mostPaths, steps[path] == nil,
+      let oldest = steps.min(by: { $0.value.time < $1.value.time })
+    {
+      steps[oldest.key] = nil
+    }
+    steps[path] = Step(
+      limit: seen.limit, inFlight: seen.inFlight, rtt: seen.rtt, time: seen.time)
+  }
+
+  // MARK: Words
+
+  private func title(_ seen: Observation) -> String {
+    let direction = seen.scenario == .sendLimit ? "to" : "from"
+    let buffer = seen.scenario == .sendLimit ? "send" : "receive"
+    return "\(buffer) buffer of port \(seen.localPort) \(direction) \(seen.peer) port \(seen.remotePort)"
+  }
+
+  private func reason(_ seen: Observation) -> String {
+    let rate = Words.rate(seen.inFlight, in: seen.rtt)
+    let verb = seen.scenario == .sendLimit ? "in flight" : "read"
+    return "\(title(seen)) limited by \(Words.bytes(seen.limit)):"
+      + " \(Words.bytes(seen.inFlight)) \(verb) in a round trip of"
+      + " \(Words.microseconds(seen.rtt)), \(rate)"
+  }
+}

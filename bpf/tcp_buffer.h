@@ -1,0 +1,206 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * tcp-buffer: the judgement shared by its hooks. A hook hands over a socket;
+ * send_limited() and receive_limited() say whether the maximum of tcp_wmem or
+ * tcp_rmem is what holds it back, and report it with the evidence.
+ */
+#ifndef TCP_BUFFER_H
+#define TCP_BUFFER_H
+
+#include "bpftune.bpf.h"
+
+/* include/net/sock.h */
+#define SOCK_SNDBUF_LOCK 1
+#define SOCK_RCVBUF_LOCK 2
+
+#define AF_INET6 10
+#define TCP_ESTABLISHED 1
+#define TCP_CLOSE_WAIT 8
+
+#pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
+
+/* include/net/inet_sock.h, include/net/inet_connection_sock.h */
+struct inet_sock {
+	struct sock sk;
+};
+
+struct inet_connection_sock {
+	struct inet_sock icsk_inet;
+};
+
+/* include/linux/win_minmax.h */
+struct minmax_sample {
+	__u32 t;
+	__u32 v;
+};
+
+struct minmax {
+	struct minmax_sample s[3];
+};
+
+/* include/linux/tcp.h */
+struct tcp_options_received {
+	__u16 rcv_wscale:4;
+};
+
+struct tcp_sock {
+	struct inet_connection_sock inet_conn;
+	__u32 snd_wnd;
+	__u32 mss_cache;
+	__u32 snd_cwnd;
+	__u32 srtt_us;
+	struct minmax rtt_min;
+	__u32 packets_out;
+	__u32 snd_una;
+	__u32 snd_nxt;
+	__u32 rcv_nxt;
+	__u32 copied_seq;
+	struct tcp_options_received rx_opt;
+	struct {
+		__u32 rtt_us;
+	} rcv_rtt_est;
+	struct {
+		int space;
+		__u32 seq;
+		__u64 time;
+	} rcvq_space;
+};
+
+#pragma clang attribute pop
+
+/* Mirrored by TCPBufferScenario in Sources/Tuners/TCPBuffer.swift. */
+enum tcp_buffer_scenario {
+	TCP_BUFFER_SEND_LIMIT = 1,
+	TCP_BUFFER_RECEIVE_LIMIT = 2,
+	TCP_BUFFER_MODERATION_OFF = 3,
+};
+
+/* Mirrored by TCPBufferValue in Sources/Tuners/TCPBuffer.swift. */
+enum tcp_buffer_value {
+	TCP_BUFFER_LIMIT,		/* bytes: tcp_wmem[2] or tcp_rmem[2] */
+	TCP_BUFFER_SIZE,		/* bytes: sk_sndbuf or sk_rcvbuf */
+	TCP_BUFFER_IN_FLIGHT,		/* bytes sent or copied in a round trip */
+	TCP_BUFFER_WINDOW,		/* bytes: congestion window, or the most
+					 * that the window scale lets through */
+	TCP_BUFFER_RTT,			/* microseconds, smoothed */
+	TCP_BUFFER_RTT_MIN,		/* microseconds, 0 when not known */
+	TCP_BUFFER_MEMORY,		/* pages allocated to all TCP sockets */
+	TCP_BUFFER_MEMORY_LOW,		/* pages: tcp_mem[0..2] */
+	TCP_BUFFER_MEMORY_PRESSURE,
+	TCP_BUFFER_MEMORY_HIGH,
+	TCP_BUFFER_PEER_HIGH,		/* address, network byte order; an */
+	TCP_BUFFER_PEER_LOW,		/* IPv4 address is ::ffff:a.b.c.d */
+	TCP_BUFFER_PORTS,		/* local << 16 | remote */
+};
+
+static __always_inline void report(struct sock *sk,
+				   struct bpftune_event *event)
+{
+	atomic_long_t *allocated;
+	long *limits;
+
+	allocated = BPF_CORE_READ(sk, __sk_common.skc_prot, memory_allocated);
+	event->values[TCP_BUFFER_MEMORY] = BPF_CORE_READ(allocated, counter);
+	limits = BPF_CORE_READ(sk, __sk_common.skc_prot, sysctl_mem);
+	bpf_probe_read_kernel(&event->values[TCP_BUFFER_MEMORY_LOW],
+			      3 * sizeof(long), limits);
+
+	if (BPF_CORE_READ(sk, __sk_common.skc_family) == AF_INET6) {
+		bpf_core_read(&event->values[TCP_BUFFER_PEER_HIGH], 16,
+			      &sk->__sk_common.skc_v6_daddr);
+	} else {
+		__u32 mapped[2] = { bpf_htonl(0xffff) };
+
+		mapped[1] = BPF_CORE_READ(sk, __sk_common.skc_daddr);
+		__builtin_memcpy(&event->values[TCP_BUFFER_PEER_LOW], mapped, 8);
+	}
+	event->values[TCP_BUFFER_PORTS] =
+		(__u64)BPF_CORE_READ(sk, __sk_common.skc_num) << 16 |
+		bpf_ntohs(BPF_CORE_READ(sk, __sk_common.skc_dport));
+	emit(event, sizeof(*event));
+}
+
+/*
+ * The buffer stands at the maximum, and with more room the kernel would grow
+ * it: the congestion window and the peer's window would both let more out, and
+ * the application has filled the buffer. Mirrors tcp_should_expand_sndbuf() in
+ * net/ipv4/tcp_input.c.
+ */
+static __always_inline void send_limited(struct tcp_sock *tp, struct net *net)
+{
+	struct sock *sk = &tp->inet_conn.icsk_inet.sk;
+	int limit = net->ipv4.sysctl_tcp_wmem[2];
+	int size = sk->sk_sndbuf;
+	struct bpftune_event event = {};
+	__u32 in_flight, mss;
+
+	if (size < limit - limit / 8)
+		return;
+	if (BPF_CORE_READ_BITFIELD(sk, sk_userlocks) & SOCK_SNDBUF_LOCK)
+		return;
+	if (sk->sk_wmem_queued < size / 2)
+		return;
+	mss = tp->mss_cache;
+	in_flight = tp->snd_nxt - tp->snd_una;
+	if (tp->packets_out >= tp->snd_cwnd || in_flight + mss >= tp->snd_wnd)
+		return;
+
+	fill_header(&event.header, net, TCP_BUFFER_SEND_LIMIT);
+	if (!fold(&event.header, limit))
+		return;
+	event.values[TCP_BUFFER_LIMIT] = limit;
+	event.values[TCP_BUFFER_SIZE] = size;
+	event.values[TCP_BUFFER_IN_FLIGHT] = in_flight;
+	event.values[TCP_BUFFER_WINDOW] = (__u64)tp->snd_cwnd * mss;
+	event.values[TCP_BUFFER_RTT] = tp->srtt_us >> 3;
+	event.values[TCP_BUFFER_RTT_MIN] = tp->rtt_min.s[0].v;
+	report(sk, &event);
+}
+
+/*
+ * The application reads as fast as data comes, the buffer stands at the
+ * maximum, and what it took in a round trip would have the kernel grow it.
+ * Mirrors tcp_rcv_space_adjust() in net/ipv4/tcp_input.c.
+ */
+static __always_inline void receive_limited(struct tcp_sock *tp, struct net *net)
+{
+	struct sock *sk = &tp->inet_conn.icsk_inet.sk;
+	int limit = net->ipv4.sysctl_tcp_rmem[2];
+	int size = sk->sk_rcvbuf;
+	bool moderate = net->ipv4.sysctl_tcp_moderate_rcvbuf;
+	struct bpftune_event event = {};
+	__u32 rtt, copied, unread;
+	__u64 elapsed;
+
+	if (moderate && size < limit - limit / 8)
+		return;
+	if (BPF_CORE_READ_BITFIELD(sk, sk_userlocks) & SOCK_RCVBUF_LOCK)
+		return;
+	rtt = tp->rcv_rtt_est.rtt_us >> 3;
+	if (!rtt)
+		return;
+	elapsed = bpf_ktime_get_ns() / 1000 - tp->rcvq_space.time;
+	if (elapsed < rtt || elapsed > 4ULL * rtt)
+		return;
+	/* A window of data a round trip takes twice that in buffer space. */
+	copied = tp->copied_seq - tp->rcvq_space.seq;
+	if ((__u64)copied * rtt / elapsed * 4 < (__u64)size)
+		return;
+	unread = tp->rcv_nxt - tp->copied_seq;
+	if (unread > copied / 2)
+		return;
+
+	fill_header(&event.header, net, moderate ? TCP_BUFFER_RECEIVE_LIMIT
+						 : TCP_BUFFER_MODERATION_OFF);
+	if (!fold(&event.header, moderate ? limit : 0))
+		return;
+	event.values[TCP_BUFFER_LIMIT] = moderate ? limit : 0;
+	event.values[TCP_BUFFER_SIZE] = size;
+	event.values[TCP_BUFFER_IN_FLIGHT] = (__u64)copied * rtt / elapsed;
+	event.values[TCP_BUFFER_WINDOW] =
+		65535ULL << BPF_CORE_READ_BITFIELD(tp, rx_opt.rcv_wscale);
+	event.values[TCP_BUFFER_RTT] = rtt;
+	report(sk, &event);
+}
+
+#endif
