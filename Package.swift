@@ -42,6 +42,20 @@ let package = Package(
     // At build time: bpf/*.bpf.c -> object -> Swift source in Kernel.
     .plugin(name: "EmbedBPFObjects", capability: .buildTool(), dependencies: ["EmbedBPF"]),
     .executableTarget(name: "EmbedBPF", swiftSettings: swiftSettings),
+
+    .testTarget(
+      name: "PolicyTests", dependencies: ["Tuners", "Kernel", "CShims"], swiftSettings: swiftSettings),
+    .testTarget(
+      name: "IntegrationTests", dependencies: ["TestSupport", "Kernel", "Tuners"],
+      swiftSettings: swiftSettings),
+    // What the integration tests and the benchmarks share.
+    .target(
+      name: "TestSupport", dependencies: ["CShims", "Kernel"], path: "Tests/Support",
+      swiftSettings: swiftSettings),
+    // A path with delay, loss and a rate between two namespaces.
+    .executableTarget(
+      name: "path-emulator", path: "Tests/PathEmulator",
+      cSettings: [.unsafeFlags(["-Wall", "-Wextra", "-Werror", "-O2"])]),
   ],
   swiftLanguageModes: [.v6],
   cLanguageStandard: .gnu11

@@ -90,6 +90,12 @@ struct sock {
 
 #pragma clang attribute pop
 
+/*
+ * Keeps an enum in the type information of the object, where a test compares
+ * it with its mirror in Swift.
+ */
+#define EXPORT_ENUM(name) const volatile enum name name##_exported = (enum name)0
+
 /* The source number of this object, set by user space before it is loaded. */
 const volatile __u16 source_id = 0;
 

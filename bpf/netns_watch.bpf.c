@@ -11,6 +11,8 @@ enum netns_watch_scenario {
 	NETNS_WATCH_CREATED = 1,
 };
 
+EXPORT_ENUM(netns_watch_scenario);
+
 static __always_inline void created(struct net *net, __u32 pid)
 {
 	struct bpftune_event event = {};

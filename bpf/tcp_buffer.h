@@ -53,6 +53,7 @@ struct tcp_sock {
 	__u32 packets_out;
 	__u32 snd_una;
 	__u32 snd_nxt;
+	__u32 write_seq;
 	__u32 rcv_nxt;
 	__u32 copied_seq;
 	struct tcp_options_received rx_opt;
@@ -92,6 +93,9 @@ enum tcp_buffer_value {
 	TCP_BUFFER_PEER_LOW,		/* IPv4 address is ::ffff:a.b.c.d */
 	TCP_BUFFER_PORTS,		/* local << 16 | remote */
 };
+
+EXPORT_ENUM(tcp_buffer_scenario);
+EXPORT_ENUM(tcp_buffer_value);
 
 static __always_inline void report(struct sock *sk,
 				   struct bpftune_event *event)
@@ -143,6 +147,9 @@ static __always_inline void send_limited(struct tcp_sock *tp, struct net *net)
 	mss = tp->mss_cache;
 	in_flight = tp->snd_nxt - tp->snd_una;
 	if (tp->packets_out >= tp->snd_cwnd || in_flight + mss >= tp->snd_wnd)
+		return;
+	/* Much that waits to be sent: pacing is the limit, not the buffer. */
+	if (tp->write_seq - tp->snd_nxt > in_flight)
 		return;
 
 	fill_header(&event.header, net, TCP_BUFFER_SEND_LIMIT);

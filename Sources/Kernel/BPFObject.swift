@@ -79,11 +79,8 @@ public final class BPFObject {
 
   /// Loads one program, or several, and the maps they use.
   func load(_ programs: [String]) throws(Failure) {
-    var program = bpf_object__next_program(object, nil)
-    while let current = program {
-      let wanted = programs.contains(String(cString: bpf_program__name(current)))
-      bpf_program__set_autoload(current, wanted)
-      program = bpf_object__next_program(object, current)
+    for name in self.programs {
+      bpf_program__set_autoload(try program(name), programs.contains(name))
     }
     bpftune_bpf_log_clear()
     let result = bpf_object__load(object)
@@ -141,6 +138,17 @@ public final class BPFObject {
     let error = bpftune_bpf_run(bpf_program__fd(try self.program(program)), &result)
     guard error == 0 else { throw Failure("run \(program)", errno: Errno(rawValue: -error)) }
     return result
+  }
+
+  /// The names of its programs.
+  public var programs: [String] {
+    var names: [String] = []
+    var program = bpf_object__next_program(object, nil)
+    while let current = program {
+      names.append(String(cString: bpf_program__name(current)))
+      program = bpf_object__next_program(object, current)
+    }
+    return names
   }
 
   /// The names and values of an enum in the object's type information.

@@ -134,19 +134,28 @@ public struct TCPBuffer: Policy {
     let scenario: Scenario
   }
 
-  /// What was seen when a step was taken for a peer.
-  private struct Step {
-    let limit: Int64
-    let inFlight: Int64
-    let rtt: Int64
-    let time: UInt64
+  /// What is known of a path.
+  private struct Known {
+    /// Microseconds: the shortest round trip that events have shown.
+    var bestRTT: Int64
+    var lastSeen: UInt64
+    /// What was seen when the last step was taken for it.
+    var step: Observation?
+    /// A large step that waits for a second event to confirm it.
+    var unconfirmed: Observation?
   }
 
   private let learningRate: LearningRate
-  private var steps: [Path: Step] = [:]
+  private var known: [Path: Known] = [:]
   private static let mostPaths = 64
+  /// How many paths it remembers.
+  var knownPaths: Int { known.count }
   /// For how long a step that brought nothing stops the next one.
   private static let memoryOfSteps: UInt64 = 60_000_000_000
+  /// Bytes: a step to more than this has to be confirmed. A connection in slow
+  /// start overshoots the path's capacity for a round trip, and fills whatever
+  /// it is given.
+  private static let confirmAbove: Int64 = 8 << 20
 
   public init(learningRate: LearningRate) { self.learningRate = learningRate }
 
@@ -161,18 +170,23 @@ public struct TCPBuffer: Policy {
             + " since the kernel may not grow it")
       ])
     }
-    guard seen.limit > 0, seen.memoryLimits.count == 3 else { return .leave("no limit is known") }
+    guard seen.limit > 0, seen.limit <= Int64(Int32.max), seen.memoryLimits.count == 3 else {
+      return .leave("no limit is known")
+    }
     guard seen.memory < seen.memoryLimits[0] else {
       return .leave(
         "TCP holds \(seen.memory) pages and its memory is short from \(seen.memoryLimits[0])")
     }
     let path = Path(peer: seen.peer, scenario: seen.scenario)
-    if let step = steps[path], let why = pointless(seen, after: step) { return .leave(why) }
+    var known = remember(path, seen)
+    defer { self.known[path] = known }
+    if let step = known.step, let why = pointless(seen, after: step) { return .leave(why) }
 
-    let growth = growth(seen)
+    let growth = growth(seen, bestRTT: known.bestRTT)
     guard growth > 1 else {
-      return .leave("the round trip is \(Words.microseconds(seen.rtt)) against"
-        + " \(Words.microseconds(seen.rttMin)) at best: the path is full")
+      return .leave(
+        "the round trip is \(Words.microseconds(seen.rtt)) against"
+          + " \(Words.microseconds(known.bestRTT)) at best: the path is full")
     }
     let ceiling = ceiling(seen)
     let wanted = min(Int64(Double(seen.limit) * growth), ceiling) & ~4095
@@ -180,7 +194,12 @@ public struct TCPBuffer: Policy {
       return .leave("\(Words.bytes(seen.limit)) is as much as this path or"
         + " the memory calls for (\(Words.bytes(ceiling)))")
     }
-    remember(path, seen)
+    if wanted > Self.confirmAbove, !confirms(seen, known.unconfirmed) {
+      if known.unconfirmed?.limit != seen.limit { known.unconfirmed = seen }
+      return .leave("a step to \(Words.bytes(wanted)) waits for a second event")
+    }
+    known.step = seen
+    known.unconfirmed = nil
     let tunable = seen.scenario == .sendLimit ? Self.sendMaximum : Self.receiveMaximum
     return .adjust([
       Adjustment(
@@ -189,25 +208,31 @@ public struct TCPBuffer: Policy {
   }
 
   /// Why another step would bring nothing, judged by the last one.
-  private func pointless(_ seen: Observation, after step: Step) -> String? {
+  private func pointless(_ seen: Observation, after step: Observation) -> String? {
     guard seen.limit > step.limit, seen.time &- step.time < Self.memoryOfSteps,
       step.rtt > 0, seen.rtt > 0
     else { return nil }
     let before = Double(step.inFlight) / Double(step.rtt)
     let after = Double(seen.inFlight) / Double(seen.rtt)
-    guard after < before * 1.25, seen.rtt > step.rtt + step.rtt / 4 else { return nil }
+    guard after < before * 1.25, seen.rtt - step.rtt > step.rtt / 4 else { return nil }
     return "the last step made the round trip longer"
       + " (\(Words.microseconds(step.rtt)) -> \(Words.microseconds(seen.rtt))), not the rate higher"
   }
 
+  /// Whether the connection still stands at the same limit a round trip later.
+  private func confirms(_ seen: Observation, _ first: Observation?) -> Bool {
+    guard let first, first.limit == seen.limit else { return false }
+    return seen.time &- first.time >= UInt64(clamping: seen.rtt) * 1000
+  }
+
   /// By how much one step multiplies the limit. Small buffers are further from
   /// what a fast path needs than large ones, and cost less.
-  private func growth(_ seen: Observation) -> Double {
+  private func growth(_ seen: Observation, bestRTT: Int64) -> Double {
     let most: Double = seen.limit < 1 << 20 ? 8 : 4
     // A queue on the path: it is near its capacity, or past it.
-    if seen.rttMin >= 1000 {
-      if seen.rtt >= seen.rttMin * 2 { return 1 }
-      if seen.rtt >= seen.rttMin + seen.rttMin / 2 { return learningRate.growth(most: 2) }
+    if bestRTT >= 1000 {
+      if seen.rtt / 2 >= bestRTT { return 1 }
+      if seen.rtt - bestRTT >= bestRTT / 2 { return learningRate.growth(most: 2) }
     }
     return learningRate.growth(most: most)
   }
@@ -224,14 +249,20 @@ public struct TCPBuffer: Policy {
     ].min() ?? 0
   }
 
-  private mutating func remember(_ path: Path, _ seen: Observation) {
-    if steps.count >= Self.mostPaths, steps[path] == nil,
-      let oldest = steps.min(by: { $0.value.time < $1.value.time })
+  /// What is known of the path, with this event taken into account.
+  private mutating func remember(_ path: Path, _ seen: Observation) -> Known {
+    if known.count >= Self.mostPaths, known[path] == nil,
+      let oldest = known.min(by: { $0.value.lastSeen < $1.value.lastSeen })
     {
-      steps[oldest.key] = nil
+      known[oldest.key] = nil
     }
-    steps[path] = Step(
-      limit: seen.limit, inFlight: seen.inFlight, rtt: seen.rtt, time: seen.time)
+    let rtt = seen.rttMin > 0 ? seen.rttMin : seen.rtt
+    var entry = known[path] ?? Known(bestRTT: rtt, lastSeen: seen.time)
+    // Routes change: what was best long ago says nothing.
+    let stale = seen.time &- entry.lastSeen > Self.memoryOfSteps
+    entry.bestRTT = stale || seen.rttMin > 0 ? rtt : min(entry.bestRTT, rtt)
+    entry.lastSeen = seen.time
+    return entry
   }
 
   // MARK: Words

@@ -1,0 +1,16 @@
+import Foundation
+import TestSupport
+import XCTest
+
+/// What every test with the real kernel starts from.
+class IntegrationTestCase: XCTestCase {
+  static let wmem = "net.ipv4.tcp_wmem"
+  static let rmem = "net.ipv4.tcp_rmem"
+
+  override func setUp() async throws {
+    guard geteuid() == 0 else {
+      throw Command.Failure("the integration tests need root: run them with sudo")
+    }
+    continueAfterFailure = false
+  }
+}

@@ -1,0 +1,41 @@
+import Kernel
+import XCTest
+
+@testable import Tuners
+
+/// Numbers that stand both in `bpf/` and in Swift are the same.
+final class MirrorTests: XCTestCase {
+  func testTunersMirrorTheirEnums() throws {
+    for tuner in tuners {
+      for (enumeration, expected) in tuner.mirrors {
+        let objects = Set(tuner.signals.flatMap(\.hooks).map(\.object)).filter { !$0.isEmpty }
+        let found = try objects.lazy
+          .map { try BPFObject(named: $0).enumerators(of: enumeration) }
+          .first { !$0.isEmpty }
+        let actual = Dictionary(uniqueKeysWithValues: try XCTUnwrap(found, enumeration))
+        XCTAssertEqual(actual, expected, enumeration)
+      }
+    }
+  }
+
+  func testNamespaceWatchMirrorsItsEnum() throws {
+    let actual = try BPFObject(named: "netns_watch").enumerators(of: "netns_watch_scenario")
+    XCTAssertEqual(actual.map(\.value), [Int64(NamespaceWatch.created)])
+  }
+
+  func testNamesAndTunablesAreUnique() {
+    XCTAssertEqual(Set(tuners.map { $0.name }).count, tuners.count)
+    let names = tuners.flatMap { $0.tunables.map(\.name) }
+    XCTAssertEqual(Set(names).count, names.count, "a tunable belongs to one tuner")
+    for name in names { XCTAssertLessThan(name.utf8.count, 64, "\(name): too long for an event") }
+  }
+
+  func testEveryHookNamesAProgramThatExists() throws {
+    let signals = tuners.flatMap { $0.signals + [$0.adoption].compactMap { $0 } }
+    for hook in (signals + NamespaceWatch.signals + [SysctlWatch.signal]).flatMap(\.hooks)
+    where !hook.object.isEmpty {
+      XCTAssertTrue(
+        try BPFObject(named: hook.object).programs.contains(hook.program), hook.program)
+    }
+  }
+}
