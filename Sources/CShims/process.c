@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
+#include <sys/syscall.h>
 #include <sys/signalfd.h>
 #include <syslog.h>
 #include <unistd.h>
@@ -21,7 +22,11 @@ void bpftune_syslog(int priority, const char *text)
 
 int bpftune_daemonize(void)
 {
-	return daemon(0, 0);
+	if (daemon(0, 0))
+		return -1;
+	/* Whatever else was inherited keeps pipes of the starter open. */
+	syscall(SYS_close_range, 3, ~0U, 0);
+	return 0;
 }
 
 int bpftune_signal_fd(void)
