@@ -52,6 +52,15 @@ let package = Package(
     .target(
       name: "TestSupport", dependencies: ["CShims", "Kernel"], path: "Tests/Support",
       swiftSettings: swiftSettings),
+    .executableTarget(
+      name: "bpftune-bench",
+      dependencies: [
+        "BenchLoop", "TestSupport", "Tuners", "Kernel", "CShims",
+        .product(name: "ArgumentParser", package: "swift-argument-parser"),
+        .product(name: "Logging", package: "swift-log"),
+      ],
+      path: "Sources/Bench", swiftSettings: swiftSettings),
+    .target(name: "BenchLoop", linkerSettings: [.linkedLibrary("bpf")]),
     // A path with delay, loss and a rate between two namespaces.
     .executableTarget(
       name: "path-emulator", path: "Tests/PathEmulator",

@@ -58,6 +58,9 @@ public final class Programs {
     }
   }
 
+  /// The ring buffer, for a consumer other than `EventPump`.
+  public var ringDescriptor: Int32 { ring.fd }
+
   /// Events that found the ring buffer full.
   public var lostEvents: UInt64 { lost.sumOverCPUs() }
 

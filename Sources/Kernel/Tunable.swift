@@ -17,6 +17,8 @@ public struct Tunable: Hashable, Sendable {
 
   /// As sysctl(8) writes it: `net.ipv4.tcp_rmem`.
   public let name: String
+  /// Its path below /proc/sys: `net/ipv4/tcp_rmem`.
+  public let path: String
   public let arity: Arity
   public let scope: Scope
   /// What the kernel takes, for each number.
@@ -24,13 +26,11 @@ public struct Tunable: Hashable, Sendable {
 
   public init(_ name: String, _ arity: Arity, _ scope: Scope, bounds: ClosedRange<Int64>) {
     self.name = name
+    path = String(decoding: name.utf8.map { $0 == UInt8(ascii: ".") ? UInt8(ascii: "/") : $0 }, as: UTF8.self)
     self.arity = arity
     self.scope = scope
     self.bounds = bounds
   }
-
-  /// Its path below /proc/sys: `net/ipv4/tcp_rmem`.
-  public var path: String { String(name.map { $0 == "." ? "/" : $0 }) }
 
   public static func == (a: Tunable, b: Tunable) -> Bool { a.name == b.name }
   public func hash(into hasher: inout Hasher) { hasher.combine(name) }
@@ -98,10 +98,11 @@ public enum SysctlValue: Hashable, Sendable, CustomStringConvertible {
     }
   }
 
+  /// Works on bytes, since it stands on the way from an event to a change.
   private static func numbers(in text: some StringProtocol) -> [Int64]? {
     var numbers: [Int64] = []
-    for word in text.split(whereSeparator: { $0.isWhitespace || $0 == "\0" }) {
-      guard let number = Int64(word) else { return nil }
+    for word in text.utf8.split(whereSeparator: { $0 <= UInt8(ascii: " ") }) {
+      guard let number = Int64(String(decoding: word, as: UTF8.self)) else { return nil }
       numbers.append(number)
     }
     return numbers

@@ -128,8 +128,6 @@ public actor NetworkNamespace {
       return .refused(.outOfBounds(tunable.bounds))
     }
     let ours = await around.journal.entry(tunable, in: id)?.written
-    // Reading and writing happen in one visit to the namespace, and so as
-    // close together as can be.
     let old: SysctlValue
     do {
       old = try await visit { () throws(Sysctl.Failure) in try Sysctl.read(tunable) }
@@ -148,8 +146,9 @@ public actor NetworkNamespace {
     if around.dryRun { return .advised(old: old, new: new) }
 
     await around.journal.willWrite(new, over: old, tunable, in: id, tuner: tuner)
-    do {
-      try await visit { () throws(Sysctl.Failure) in try Sysctl.write(tunable, new) }
+    do throws(Refusal) {
+      let other = try await replace(tunable, old, with: new)
+      if let other { throw .stale(current: other) }
     } catch {
       await around.journal.didNotWrite(tunable, in: id, still: old)
       return .refused(error)
@@ -157,6 +156,13 @@ public actor NetworkNamespace {
     await around.journal.didWrite(
       new, over: old, tunable, in: id, scenario: adjustment.scenario)
     return .applied(old: old, new: new)
+  }
+
+  /// Nil when `new` was written; else what stands there instead of `old`.
+  private func replace(
+    _ tunable: Tunable, _ old: SysctlValue, with new: SysctlValue
+  ) async throws(Refusal) -> SysctlValue? {
+    try await visit { () throws(Sysctl.Failure) in try Sysctl.replace(tunable, old, with: new) }
   }
 
   /// Does something to a tunable inside this namespace.
@@ -203,7 +209,7 @@ public actor NetworkNamespace {
       wanted != current
     else { return }
     do {
-      try await visit { () throws(Sysctl.Failure) in try Sysctl.write(tunable, wanted) }
+      _ = try await replace(tunable, current, with: wanted)
     } catch {
       // The kernel would not take the administrator's value either.
       around.log.debug("\(tunable.name) \(wanted) in \(id): \(error)")
@@ -217,14 +223,13 @@ public actor NetworkNamespace {
     let here = await title()
     for (tunable, entry) in await around.journal.changed()[id] ?? [] {
       do {
-        let current = try await visit { () throws(Sysctl.Failure) in try Sysctl.read(tunable) }
-        guard current == entry.written else {
+        let current = entry.written
+        let original = entry.original
+        if let other = try await replace(tunable, current, with: original) {
           around.log.notice(
-            "\(tunable.name) is left at \(current) in \(here): someone else set it")
+            "\(tunable.name) is left at \(other) in \(here): someone else set it")
           continue
         }
-        let original = entry.original
-        try await visit { () throws(Sysctl.Failure) in try Sysctl.write(tunable, original) }
         await around.journal.release(tunable, in: id)
         count += 1
         around.log.notice("\(tunable.name) \(current) -> \(original) (\(here)): rolled back")
