@@ -104,8 +104,8 @@ private struct Toggle: Policy {
   }
 
   mutating func learn(_ adjustment: Adjustment, _ outcome: Outcome) {
-    let micros = Double(KernelEvent.now() - eventTime) / 1000
-    if case .applied = outcome { Self.done.withLock { $0.append(micros) } }
+    guard case .applied(_, _, let time) = outcome else { return }
+    Self.done.withLock { $0.append(Double(time - eventTime) / 1000) }
   }
 }
 

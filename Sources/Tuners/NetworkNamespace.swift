@@ -63,9 +63,8 @@ public actor NetworkNamespace {
       switch request {
       case .adjust(let adjustment, let tuner, let seenAt, let answer):
         let outcome = await apply(adjustment, of: tuner)
-        let delay = KernelEvent.now() - seenAt
         answer.resume(returning: outcome)
-        await record(adjustment, of: tuner, outcome, after: delay)
+        await record(adjustment, of: tuner, outcome, seenAt: seenAt)
       case .administratorWrote(let write):
         await yield(to: write)
       case .rollBack(let answer):
@@ -153,9 +152,10 @@ public actor NetworkNamespace {
       await around.journal.didNotWrite(tunable, in: id, still: old)
       return .refused(error)
     }
+    let time = KernelEvent.now()
     await around.journal.didWrite(
       new, over: old, tunable, in: id, scenario: adjustment.scenario)
-    return .applied(old: old, new: new)
+    return .applied(old: old, new: new, at: time)
   }
 
   /// Nil when `new` was written; else what stands there instead of `old`.
@@ -244,16 +244,16 @@ public actor NetworkNamespace {
   // MARK: Logging
 
   private func record(
-    _ adjustment: Adjustment, of tuner: String, _ outcome: Outcome, after nanoseconds: UInt64
+    _ adjustment: Adjustment, of tuner: String, _ outcome: Outcome, seenAt: UInt64
   ) async {
     let tunable = adjustment.tunable.name
     switch outcome {
-    case .applied(let old, let new):
+    case .applied(let old, let new, let time):
       guard let repeats = folder.admit("\(tunable)") else { return }
       let here = await title()
       around.log.notice(
         "\(tunable) \(old) -> \(new) (\(here)): \(adjustment.reason)\(repeats)")
-      around.log.debug("\(tuner): \(adjustment.scenario): written \(nanoseconds / 1000) us after the event")
+      around.log.debug("\(tuner): \(adjustment.scenario): written \((time - seenAt) / 1000) us after the event")
     case .advised(let old, let new):
       guard let repeats = folder.admit("advice \(tunable) \(new)", most: 1) else { return }
       let here = await title()
