@@ -2,7 +2,7 @@
 import PackageDescription
 
 let swiftSettings: [SwiftSetting] = [
-  .enableUpcomingFeature("ExistentialAny"),
+  .enableUpcomingFeature("ExistentialAny")
 ]
 
 let package = Package(
@@ -44,7 +44,8 @@ let package = Package(
     .executableTarget(name: "EmbedBPF", swiftSettings: swiftSettings),
 
     .testTarget(
-      name: "PolicyTests", dependencies: ["Tuners", "Kernel", "CShims"], swiftSettings: swiftSettings),
+      name: "PolicyTests", dependencies: ["Tuners", "Kernel", "CShims"],
+      swiftSettings: swiftSettings),
     .testTarget(
       name: "IntegrationTests", dependencies: ["TestSupport", "Kernel", "Tuners"],
       swiftSettings: swiftSettings),

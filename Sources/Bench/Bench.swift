@@ -25,13 +25,14 @@ struct Bench: AsyncParsableCommand {
     var rows: [Row] = []
     for group in groups {
       FileHandle.standardError.write(Data("measuring \(group.rawValue) ...\n".utf8))
-      let measured = switch group {
-      case .footprint: try await measureFootprint()
-      case .latency: try await measureLatency()
-      case .throughput: try await measureThroughput()
-      case .convergence: try await measureConvergence()
-      case .namespaces: try await measureNamespaces()
-      }
+      let measured =
+        switch group {
+        case .footprint: try await measureFootprint()
+        case .latency: try await measureLatency()
+        case .throughput: try await measureThroughput()
+        case .convergence: try await measureConvergence()
+        case .namespaces: try await measureNamespaces()
+        }
       rows += measured
     }
     if json { try Row.printJSON(rows) } else { Row.printTable(rows) }
@@ -97,13 +98,15 @@ struct Row: Encodable {
   }
 
   static func printTable(_ rows: [Row]) {
-    let cells = [["WHAT", "OURS", "AGAINST", "UNIT", "RATIO", "GOAL", ""]] + rows.map { row in
-      [
-        row.what, short(row.ours), row.reference.map(short) ?? "", row.unit,
-        row.ratio.map(short) ?? "", row.goal.description,
-        row.met.map { $0 ? "met" : "missed" } ?? "",
-      ]
-    }
+    let cells =
+      [["WHAT", "OURS", "AGAINST", "UNIT", "RATIO", "GOAL", ""]]
+      + rows.map { row in
+        [
+          row.what, short(row.ours), row.reference.map(short) ?? "", row.unit,
+          row.ratio.map(short) ?? "", row.goal.description,
+          row.met.map { $0 ? "met" : "missed" } ?? "",
+        ]
+      }
     let widths = (0..<7).map { column in cells.map { $0[column].count }.max() ?? 0 }
     for line in cells {
       let padded = zip(line, widths).map {

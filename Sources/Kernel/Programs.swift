@@ -51,7 +51,8 @@ public final class Programs {
     } catch {
       throw .refused(error)
     }
-    if let object = try? open("sysctl_watch", source: 0), (try? object.load(["sysctl_watch_whoami"])) != nil,
+    if let object = try? open("sysctl_watch", source: 0),
+      (try? object.load(["sysctl_watch_whoami"])) != nil,
       let id = try? object.run("sysctl_watch_whoami")
     {
       ownThreadGroup = id

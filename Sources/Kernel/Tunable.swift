@@ -26,7 +26,8 @@ public struct Tunable: Hashable, Sendable {
 
   public init(_ name: String, _ arity: Arity, _ scope: Scope, bounds: ClosedRange<Int64>) {
     self.name = name
-    path = String(decoding: name.utf8.map { $0 == UInt8(ascii: ".") ? UInt8(ascii: "/") : $0 }, as: UTF8.self)
+    path = String(
+      decoding: name.utf8.map { $0 == UInt8(ascii: ".") ? UInt8(ascii: "/") : $0 }, as: UTF8.self)
     self.arity = arity
     self.scope = scope
     self.bounds = bounds
@@ -74,7 +75,9 @@ public enum SysctlValue: Hashable, Sendable, CustomStringConvertible {
     case .text: return SysctlValue(text, arity: .text)
     case .scalar: return SysctlValue(text, arity: .scalar)
     case .triple(let minimum, let initial, let maximum):
-      guard let numbers = Self.numbers(in: text), (1...3).contains(numbers.count) else { return nil }
+      guard let numbers = Self.numbers(in: text), (1...3).contains(numbers.count) else {
+        return nil
+      }
       let all = numbers + [minimum, initial, maximum][numbers.count...]
       return .triple(minimum: all[0], initial: all[1], maximum: all[2])
     }

@@ -49,7 +49,8 @@ public actor NetworkNamespace {
   private var folder = LogFolder()
   private var name: String?
 
-  public init(_ id: NamespaceID, around: Surroundings, disabled: [String: AdministratorWrite] = [:]) {
+  public init(_ id: NamespaceID, around: Surroundings, disabled: [String: AdministratorWrite] = [:])
+  {
     self.id = id
     self.around = around
     self.disabled = disabled
@@ -253,7 +254,8 @@ public actor NetworkNamespace {
       let here = await title()
       around.log.notice(
         "\(tunable) \(old) -> \(new) (\(here)): \(adjustment.reason)\(repeats)")
-      around.log.debug("\(tuner): \(adjustment.scenario): written \((time - seenAt) / 1000) us after the event")
+      around.log.debug(
+        "\(tuner): \(adjustment.scenario): written \((time - seenAt) / 1000) us after the event")
     case .advised(let old, let new):
       guard let repeats = folder.admit("advice \(tunable) \(new)", most: 1) else { return }
       let here = await title()
