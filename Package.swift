@@ -61,6 +61,9 @@ let package = Package(
         .product(name: "Logging", package: "swift-log"),
       ],
       path: "Sources/Bench", swiftSettings: swiftSettings),
+    .executableTarget(
+      name: "bpftune-demo", dependencies: ["TestSupport"], path: "Sources/Demo",
+      swiftSettings: swiftSettings),
     .target(name: "BenchLoop", linkerSettings: [.linkedLibrary("bpf")]),
     // A path with delay, loss and a rate between two namespaces.
     .executableTarget(
