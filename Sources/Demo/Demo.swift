@@ -19,7 +19,7 @@ struct Demo {
   }
 
   static func show() async throws {
-    print("Two namespaces, a path of 1 Gbit/s and 20 ms between them, small TCP buffers.")
+    say("Two namespaces, a path of 1 Gbit/s and 20 ms between them, small TCP buffers.")
     let path = try await Path(delay: 10, options: ["--rate-mbit", "1000"])
     try await path.setLargeBuffers()
     try await path.left.set(wmem, "4096 16384 65536")
@@ -27,30 +27,46 @@ struct Demo {
     try await printBuffers(path)
     let server = try await Iperf.server(in: path.right)
 
-    print("\nWithout bpftune:")
+    say("\nWithout bpftune:")
     try await transfer(path)
 
-    print("\nWith bpftune:")
+    say("\nWith bpftune:")
     let daemon = try await Daemon("--rollback", "--allow", "tcp-buffer")
+    let follower = Task { try await follow(daemon) }
     try await transfer(path)
     try await transfer(path)
-    daemon.changes(of: wmem).forEach { print("  \($0)") }
-    daemon.changes(of: rmem).forEach { print("  \($0)") }
+    follower.cancel()
 
-    print("\nStopped with --rollback:")
+    say("\nStopped with --rollback:")
     try await daemon.stop()
     try await printBuffers(path)
     server.signal(SIGTERM)
     await path.close()
   }
 
+  /// Without a buffer: what is said while it happens is seen while it happens.
+  static func say(_ line: String) {
+    FileHandle.standardOutput.write(Data((line + "\n").utf8))
+  }
+
   static func transfer(_ path: Path) async throws {
     let result = try await Iperf.run(from: path.left, to: Path.rightAddress.v4, seconds: 4)
-    print("  one connection of 4 s: \(Int(result.rate)) Mbit/s")
+    say("  one connection of 4 s: \(Int(result.rate)) Mbit/s")
+  }
+
+  /// Prints what the daemon changes, as it happens.
+  static func follow(_ daemon: Daemon) async throws {
+    var shown = 0
+    while true {
+      let changes = daemon.lines.filter { $0.contains(" -> ") }
+      for line in changes.dropFirst(shown) { say("  \(line)") }
+      shown = changes.count
+      try await Task.sleep(for: .milliseconds(50))
+    }
   }
 
   static func printBuffers(_ path: Path) async throws {
-    print("  sender's   \(wmem) = \(try await path.left.sysctl(wmem))")
-    print("  receiver's \(rmem) = \(try await path.right.sysctl(rmem))")
+    say("  sender's   \(wmem) = \(try await path.left.sysctl(wmem))")
+    say("  receiver's \(rmem) = \(try await path.right.sysctl(rmem))")
   }
 }
