@@ -58,7 +58,7 @@ struct Demo {
   static func follow(_ daemon: Daemon) async throws {
     var shown = 0
     while true {
-      let changes = daemon.lines.filter { $0.contains(" -> ") }
+      let changes = daemon.lines.filter { $0.contains(" net.") && $0.contains(" -> ") }
       for line in changes.dropFirst(shown) { say("  \(line)") }
       shown = changes.count
       try await Task.sleep(for: .milliseconds(50))
