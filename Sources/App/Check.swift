@@ -1,6 +1,5 @@
 import ArgumentParser
 import FoundationEssentials
-import Glibc
 import Kernel
 import Tuners
 
@@ -55,7 +54,7 @@ private struct Report: Encodable {
     let programs = try Programs(cgroup: root, families: families)
     let hooks = try Hooks(programs: programs, tuners: tuners)
     cgroup = root.path
-    kernel = kernelRelease()
+    kernel = KernelVersion.release
     let directory = try NamespaceDirectory(loop: KernelLoop())
     namespaces = directory.hasCookies
       ? "can be tuned, told apart by cookie" : "can be tuned, told apart by inode number only"
@@ -98,11 +97,4 @@ private struct Report: Encodable {
     }
     print("\n\(verdict)")
   }
-}
-
-/// As `uname -r` prints it.
-private func kernelRelease() -> String {
-  var name = utsname()
-  guard uname(&name) == 0 else { return "unknown" }
-  return withUnsafeBytes(of: name.release) { String(decoding: $0.prefix { $0 != 0 }, as: UTF8.self) }
 }

@@ -24,6 +24,12 @@ public struct TCPBuffer: Policy {
       "TCP send buffer limit",
       [
         Hook(
+          .section(.fentry), "fentry/tcp_sndbuf_expand", object: "tcp_buffer_fentry",
+          program: "tcp_buffer_sndbuf_expand", since: Hook.trampolines),
+        Hook(
+          .section(.kprobe), "kprobe/tcp_sndbuf_expand", object: "tcp_buffer_kprobe",
+          program: "tcp_buffer_sndbuf_expand_kprobe"),
+        Hook(
           .cgroup(.sockOps), "sock_ops/RTT_CB", object: "tcp_buffer",
           program: "tcp_buffer_sock_ops"),
         Hook(
@@ -42,12 +48,17 @@ public struct TCPBuffer: Policy {
       ]),
   ]
 
+  /// The callback of sock_ops has to be asked for, connection by connection;
+  /// where that cannot be done later, the older ones are looked at instead.
   public static let adoption: Signal? = Signal(
-    "TCP connections older than the daemon",
+    "TCP connections older than the daemon", onlyWith: .sockOps,
     [
       Hook(
         .iterator(every: .zero), "iter/tcp", object: "tcp_buffer_iter",
-        program: "tcp_buffer_adopt")
+        program: "tcp_buffer_adopt", since: KernelVersion(6, 12), isIdleBefore: true),
+      Hook(
+        .iterator(every: .seconds(5)), "iter/tcp", object: "tcp_buffer_iter",
+        program: "tcp_buffer_poll_send"),
     ])
 
   /// `enum tcp_buffer_scenario` in bpf/tcp_buffer.h.
