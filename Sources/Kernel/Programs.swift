@@ -95,7 +95,7 @@ public final class Programs {
         if !hook.program.isEmpty { attached[hook.program] = (source, new) }
         return (report, new)
       } catch {
-        refusals.append(.init(hook: hook.name, reason: error.description))
+        refusals.append(.init(hook: hook.name, reason: Lockdown.reason(hook, error)))
       }
     }
     return (SignalReport(signal: signal, hook: nil, refusals: refusals), nil)
