@@ -180,9 +180,11 @@ static __always_inline void send_limited(struct tcp_sock *tp, struct net *net)
 /*
  * The application reads as fast as data comes, the buffer stands at the
  * maximum, and what it took in a round trip would have the kernel grow it.
- * Mirrors tcp_rcv_space_adjust() in net/ipv4/tcp_input.c.
+ * Mirrors tcp_rcv_space_adjust() in net/ipv4/tcp_input.c, before it does its
+ * work; at any other moment (`polled`) the measurement of this round trip is
+ * not complete, and the largest so far stands for it.
  */
-static __always_inline void receive_limited(struct tcp_sock *tp, struct net *net)
+static __always_inline void receive_limited(struct tcp_sock *tp, struct net *net, bool polled)
 {
 	struct sock *sk = &tp->inet_conn.icsk_inet.sk;
 	int limit = FIELD(net, ipv4.sysctl_tcp_rmem[2]);
@@ -200,10 +202,17 @@ static __always_inline void receive_limited(struct tcp_sock *tp, struct net *net
 	if (!rtt)
 		return;
 	elapsed = bpf_ktime_get_ns() / 1000 - FIELD(tp, rcvq_space.time);
-	if (elapsed < rtt || elapsed > 4ULL * rtt)
+	if (elapsed > 4ULL * rtt)
 		return;
 	/* A window of data a round trip takes twice that in buffer space. */
-	copied = FIELD(tp, copied_seq) - FIELD(tp, rcvq_space.seq);
+	if (polled) {
+		copied = FIELD(tp, rcvq_space.space);
+		elapsed = rtt;
+	} else {
+		copied = FIELD(tp, copied_seq) - FIELD(tp, rcvq_space.seq);
+	}
+	if (elapsed < rtt)
+		return;
 	if ((__u64)copied * rtt / elapsed * 4 < (__u64)size)
 		return;
 	unread = FIELD(tp, rcv_nxt) - FIELD(tp, copied_seq);

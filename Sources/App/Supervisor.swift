@@ -133,12 +133,12 @@ actor Supervisor: NamespaceProvider {
         event.namespace != around.directory.own
       else { continue }
       if scenario == .ended {
-        await retire(event.namespace)
+        await retire(event.namespace, forGood: true)
         continue
       }
       // The inode number is in use again: whoever had it is gone.
       for id in namespaces.keys where id.inode == event.namespace.inode && id != event.namespace {
-        await retire(id)
+        await retire(id, forGood: true)
       }
       await around.directory.note(event.namespace, at: .process(event.process))
       _ = namespace(event.namespace)
@@ -188,11 +188,15 @@ actor Supervisor: NamespaceProvider {
     }
   }
 
-  private func retire(_ id: NamespaceID) async {
+  /// Lets go of a namespace: it has ended, or cannot be reached any more and may
+  /// come back. Without a cookie another one with its number looks the same.
+  private func retire(_ id: NamespaceID, forGood: Bool = false) async {
     guard let namespace = namespaces.removeValue(forKey: id) else { return }
     around.log.debug("\(id): gone")
     let writes = await namespace.administratorWrites()
-    if !writes.isEmpty, remembered.count < Self.mostRemembered { remembered[id] = writes }
+    if !forGood, id.cookie != 0, !writes.isEmpty, remembered.count < Self.mostRemembered {
+      remembered[id] = writes
+    }
     namespace.finish()
     await around.journal.forget(id)
     await around.directory.forget(id)
