@@ -33,7 +33,7 @@ public struct TCPBuffer: Policy {
           .cgroup(.sockOps), "sock_ops/RTT_CB", object: "tcp_buffer",
           program: "tcp_buffer_sock_ops"),
         Hook(
-          .iterator(every: .seconds(5)), "iter/tcp", object: "tcp_buffer_iter",
+          .iterator(every: .seconds(5)), "iter/tcp every 5 s", object: "tcp_buffer_iter",
           program: "tcp_buffer_poll_send"),
       ]),
     Signal(
@@ -43,7 +43,7 @@ public struct TCPBuffer: Policy {
           .section(.tracepoint), "tp_btf/tcp_rcv_space_adjust", object: "tcp_buffer",
           program: "tcp_buffer_rcv_space_adjust"),
         Hook(
-          .iterator(every: .seconds(5)), "iter/tcp", object: "tcp_buffer_iter",
+          .iterator(every: .seconds(5)), "iter/tcp every 5 s", object: "tcp_buffer_iter",
           program: "tcp_buffer_poll_receive"),
       ]),
   ]
@@ -57,7 +57,7 @@ public struct TCPBuffer: Policy {
         .iterator(every: .zero), "iter/tcp", object: "tcp_buffer_iter",
         program: "tcp_buffer_adopt", since: KernelVersion(6, 12), isIdleBefore: true),
       Hook(
-        .iterator(every: .seconds(5)), "iter/tcp", object: "tcp_buffer_iter",
+        .iterator(every: .seconds(5)), "iter/tcp every 5 s", object: "tcp_buffer_iter",
         program: "tcp_buffer_poll_send"),
     ])
 

@@ -74,7 +74,7 @@ final class HookTests: IntegrationTestCase {
   }
 
   func testSendLimitByIterator() async throws {
-    try await sendLimit(by: .iterator, "iter/tcp")
+    try await sendLimit(by: .iterator, "iter/tcp every 5 s")
   }
 
   /// The callback has to be asked for on connections that are there already,
@@ -100,7 +100,7 @@ final class HookTests: IntegrationTestCase {
   }
 
   func testReceiveLimitByIterator() async throws {
-    try await receiveLimit(by: .iterator, "iter/tcp")
+    try await receiveLimit(by: .iterator, "iter/tcp every 5 s")
   }
 
   /// What `check` says that the signal gets with this family alone.
