@@ -10,8 +10,9 @@ public final class EventPump: @unchecked Sendable {
   // Safe: after `init` it is used on the kernel loop alone, by the handler below
   // and by actors whose executor is that loop.
 
-  /// How many events a source can leave waiting.
-  public static let streamCapacity = 256
+  /// How many events a source can leave waiting: about as many as the ring
+  /// buffer holds, so that what it took in one burst is not lost behind it.
+  public static let streamCapacity = 1024
 
   /// What was lost or skipped since the start.
   public struct Losses: Sendable, Equatable, CustomStringConvertible {

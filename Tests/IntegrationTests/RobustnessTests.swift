@@ -104,13 +104,20 @@ final class RobustnessTests: IntegrationTestCase {
     try await assertTunes(path)
     let made = Set(try await churn.matches(of: /net:\[(\d+)\]/).map(\.1))
     // Other programs on the machine may have namespaces that come and go, too.
-    func history() -> [Substring] {
-      daemon.lines.compactMap { $0.firstMatch(of: /netns (\d+): (?:watching it|gone)/) }
-        .filter { made.contains($0.1) }.map(\.0)
+    func count(_ what: String) -> Int {
+      daemon.lines.filter { line in
+        let words = line.split(separator: " ", maxSplits: 3)
+        return words.count == 4 && words[3] == what && made.contains(words[2].dropLast())
+      }.count
     }
-    try await eventually(upTo: 60, "every namespace to be seen and let go") {
-      let seen = history().filter { $0.hasSuffix("watching it") }
-      return seen.count >= 500 && history().count >= 2 * seen.count
+    do {
+      try await eventually(upTo: 30, "every namespace to be seen and let go") {
+        let seen = count("watching it")
+        return seen >= 500 && count("gone") >= seen
+      }
+    } catch {
+      let last = daemon.lines.suffix(5).joined(separator: "\n")
+      XCTFail("\(error): \(count("watching it")) seen, \(count("gone")) gone:\n\(last)")
     }
     XCTAssertEqual(daemon.descriptors, descriptors)
     let status = try await daemon.stop()
