@@ -88,7 +88,8 @@ final class Daemon: Sendable {
     }
     async let serving: Void = supervisor.run(
       hooks: hooks, tunerEvents: tunerEvents, sysctlEvents: sysctlEvents,
-      namespaceEvents: namespaceEvents, ready: { [self] in announce() })
+      namespaceEvents: namespaceEvents, losses: pump.lossReports,
+      ready: { [self] in announce() })
     for await signal in stops {
       log.info("stopping on signal \(signal)")
       break
@@ -120,9 +121,7 @@ final class Daemon: Sendable {
     if putBack > 0 { log.info("put back: \(putBack)") }
     let losses = pump.losses
     if !losses.isEmpty {
-      log.warning(
-        "events lost: \(losses.ringFull) to a full ring buffer, \(losses.streamFull) to a full stream; \(losses.malformed) malformed"
-      )
+      log.warning("events lost: \(losses)")
     }
   }
 
