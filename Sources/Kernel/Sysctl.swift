@@ -12,6 +12,7 @@ public enum Sysctl {
     /// The file does not hold what the tunable's arity says.
     case unreadable(Tunable, text: String)
     case failed(Tunable, SystemCallFailure)
+    case netlink(Tunable, NetlinkFailure)
     /// The kernel took the value but shows another.
     case notTaken(Tunable, wrote: SysctlValue, reads: SysctlValue)
 
@@ -21,6 +22,7 @@ public enum Sysctl {
       case .unreadable(let tunable, let text):
         "\(tunable.name) holds \"\(text)\", which is no \(tunable.arity)"
       case .failed(_, let failure): failure.description
+      case .netlink(let tunable, let failure): "\(tunable.name): \(failure)"
       case .notTaken(let tunable, let wrote, let reads):
         "\(tunable.name) reads \(reads) after \(wrote) was written"
       }
@@ -43,6 +45,20 @@ public enum Sysctl {
 
   /// Writes, and reads back what the kernel made of it.
   public static func write(_ tunable: Tunable, _ value: SysctlValue) throws(Failure) {
+    switch tunable.means {
+    case .file: try writeFile(tunable, value)
+    case .neighbourTable(let table, let threshold):
+      do {
+        try table.set(threshold: threshold, to: value.maximum ?? 0)
+      } catch {
+        throw .netlink(tunable, error)
+      }
+    }
+    let reads = try read(tunable)
+    guard reads == value else { throw .notTaken(tunable, wrote: value, reads: reads) }
+  }
+
+  private static func writeFile(_ tunable: Tunable, _ value: SysctlValue) throws(Failure) {
     let path = "/proc/sys/" + tunable.path
     let fd = open(path, O_WRONLY | O_CLOEXEC)
     guard fd >= 0 else {
@@ -55,7 +71,5 @@ public enum Sysctl {
     guard written == length else {
       throw .failed(tunable, SystemCallFailure("write \"\(value)\" to", path))
     }
-    let reads = try read(tunable)
-    guard reads == value else { throw .notTaken(tunable, wrote: value, reads: reads) }
   }
 }

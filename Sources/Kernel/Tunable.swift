@@ -15,22 +15,38 @@ public struct Tunable: Hashable, Sendable {
     case global
   }
 
-  /// As sysctl(8) writes it: `net.ipv4.tcp_rmem`.
+  /// How it is written. All are read from their file.
+  public enum Means: Sendable {
+    /// Into its file under /proc/sys.
+    case file
+    /// `gc_thresh1` to `gc_thresh3` of a neighbour table, by netlink.
+    case neighbourTable(NeighbourTable, threshold: Int)
+  }
+
+  /// As sysctl(8) writes it: `net.ipv4.tcp_rmem`. A device whose name has dots
+  /// in it has slashes here: `net.ipv4.conf.eth0/100.arp_accept`.
   public let name: String
   public let arity: Arity
   public let scope: Scope
   /// What the kernel takes, for each number.
   public let bounds: ClosedRange<Int64>
+  public let means: Means
 
-  public init(_ name: String, _ arity: Arity, _ scope: Scope, bounds: ClosedRange<Int64>) {
+  public init(
+    _ name: String, _ arity: Arity, _ scope: Scope, bounds: ClosedRange<Int64>,
+    means: Means = .file
+  ) {
     self.name = name
     self.arity = arity
     self.scope = scope
     self.bounds = bounds
+    self.means = means
   }
 
   /// Its path below /proc/sys: `net/ipv4/tcp_rmem`.
-  public var path: String { String(name.map { $0 == "." ? "/" : $0 }) }
+  public var path: String {
+    String(name.map { $0 == "." ? "/" : $0 == "/" ? "." : $0 })
+  }
 
   public static func == (a: Tunable, b: Tunable) -> Bool { a.name == b.name }
   public func hash(into hasher: inout Hasher) { hasher.combine(name) }
