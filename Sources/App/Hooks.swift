@@ -24,6 +24,8 @@ struct Hooks: Sendable {
   private(set) var polls: [Attached] = []
   /// Iterators to run once in every namespace that exists already.
   private(set) var adoptions: [Attached] = []
+  /// Programs to run when a tuner wants to know how things stand, by tuner.
+  private(set) var requests: [String: Attached] = [:]
   /// No hook tells of new namespaces.
   private(set) var missNamespaces = false
 
@@ -46,6 +48,9 @@ struct Hooks: Sendable {
         {
           polls.append(hook)
         }
+      }
+      if let request = tuner.request {
+        requests[tuner.name] = attach(request, source, owner: tuner.name, programs)
       }
       if let adoption = tuner.adoption,
         let hook = attach(adoption, source, owner: tuner.name, programs)

@@ -3,6 +3,8 @@ public import Kernel
 /// What a policy wants changed, and why.
 public struct Adjustment: Sendable, Equatable {
   public let tunable: Tunable
+  /// Where, if not in the namespace that the event came from.
+  public let namespace: NamespaceID?
   /// The largest number of the value that the decision assumed to be in force.
   public let assumed: Int64
   /// What that number should become.
@@ -13,9 +15,11 @@ public struct Adjustment: Sendable, Equatable {
   public let reason: String
 
   public init(
-    _ tunable: Tunable, from assumed: Int64, to wanted: Int64, scenario: String, reason: String
+    _ tunable: Tunable, from assumed: Int64, to wanted: Int64, in namespace: NamespaceID? = nil,
+    scenario: String, reason: String
   ) {
     self.tunable = tunable
+    self.namespace = namespace
     self.assumed = assumed
     self.wanted = wanted
     self.scenario = scenario

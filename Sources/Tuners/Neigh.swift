@@ -1,0 +1,455 @@
+public import Kernel
+
+/// neigh: grows a neighbour table before it refuses an entry, keeps entries
+/// that are evicted only to be made again, and gives back what is not needed.
+///
+/// A table is one a family for the whole kernel: entries of all namespaces
+/// count together, and its thresholds belong to the init namespace. So one
+/// state stands for the machine, and what bounds a table is what the prefixes
+/// of all namespaces could need.
+public struct Neigh: Policy {
+  public static let name = "neigh"
+  public static let summary = "sizes the neighbour tables (ARP, IPv6) by the entries they need"
+  public static let scope = Tunable.Scope.global
+
+  /// `gc_thresh1`, 2 and 3: below the first nothing is collected, from the
+  /// second on collection is forced, at the third entries are refused
+  /// (`neigh_alloc` and `neigh_periodic_work` in net/core/neighbour.c).
+  public static func threshold(_ number: Int, of table: NeighbourTable) -> Tunable {
+    Tunable(
+      "net.\(table.version).neigh.default.gc_thresh\(number)", .scalar, .global,
+      bounds: 1...Int64(Int32.max), means: .neighbourTable(table, threshold: number))
+  }
+
+  /// Seconds that an entry is kept after it was used last. The value of
+  /// `default` counts on every device that has not been given its own
+  /// (`neigh_copy_dflt_parms`).
+  public static func staleTime(of table: NeighbourTable) -> Tunable {
+    Tunable(
+      "net.\(table.version).neigh.default.gc_stale_time", .scalar, .perNamespace,
+      bounds: 1...Int64(Int32.max / 1000))
+  }
+
+  public static let tunables = NeighbourTable.allCases.flatMap { table in
+    [1, 2, 3].map { threshold($0, of: table) } + [staleTime(of: table)]
+  }
+
+  public static let signals = [
+    Signal(
+      "neighbour table filling",
+      [
+        Hook(
+          .section(.tracepoint), "tp_btf/neigh_create", object: "neigh", program: "neigh_create")
+      ]),
+    Signal(
+      "neighbour evicted",
+      [
+        Hook(
+          .section(.tracepoint), "tp_btf/neigh_cleanup_and_release", object: "neigh",
+          program: "neigh_evict")
+      ]),
+    Signal(
+      "neighbour learned unasked for",
+      [
+        Hook(
+          .section(.tracepoint), "tp_btf/neigh_update", object: "neigh", program: "neigh_learn")
+      ]),
+  ]
+
+  public static let request: Signal? = Signal(
+    "neighbour tables, on request",
+    [Hook(.request, "raw_tp, run by hand", object: "neigh", program: "neigh_report")])
+
+  /// `enum neigh_scenario` in bpf/neigh.bpf.c.
+  public enum Scenario: Int64, CaseIterable, Sendable {
+    case filling = 1
+    case report = 2
+    case churn = 3
+    case unsolicited = 4
+
+    var name: String {
+      switch self {
+      case .filling: "need to grow neighbour table"
+      case .report: "neighbour table larger than needed"
+      case .churn: "neighbours evicted and made again"
+      case .unsolicited: "flood of unsolicited ARP"
+      }
+    }
+  }
+
+  /// `enum neigh_value` in bpf/neigh.bpf.c: which number is which.
+  enum Value: Int, CaseIterable {
+    case family, entries, gcEntries, threshold1, threshold2, threshold3
+    case rate, refused, need, count, away, accepts, nameLow, nameHigh
+  }
+
+  public static let mirrors: [String: [String: Int64]] = [
+    "neigh_scenario": [
+      "NEIGH_FILLING": Scenario.filling.rawValue,
+      "NEIGH_REPORT": Scenario.report.rawValue,
+      "NEIGH_CHURN": Scenario.churn.rawValue,
+      "NEIGH_UNSOLICITED": Scenario.unsolicited.rawValue,
+    ],
+    "neigh_value": Dictionary(
+      uniqueKeysWithValues: zip(
+        [
+          "FAMILY", "ENTRIES", "GC_ENTRIES", "THRESH1", "THRESH2", "THRESH3", "RATE", "REFUSED",
+          "NEED", "COUNT", "AWAY", "ACCEPTS", "NAME_LOW", "NAME_HIGH",
+        ].map { "NEIGH_" + $0 }, Value.allCases.map { Int64($0.rawValue) })),
+  ]
+
+  /// How a table stands, and what happened to it.
+  public struct Observation: Sendable, Equatable {
+    public var scenario: Scenario
+    public var table: NeighbourTable
+    /// All entries.
+    public var entries: Int64
+    /// Those that garbage collection may take, which are those that the
+    /// thresholds are held against. Permanent ones are not among them.
+    public var gcEntries: Int64
+    /// `gc_thresh1`, 2 and 3.
+    public var thresholds: [Int64]
+    /// Entries added a second, lately; 0 when not known.
+    public var rate: Int64
+    /// Entries refused since the daemon was started.
+    public var refused: Int64
+    /// Addresses in the prefixes of the device concerned.
+    public var need: Int64
+    /// Entries made again, or learned unasked for.
+    public var count: Int64
+    /// Milliseconds that one of those made again was away, at most.
+    public var away: Int64
+    /// `arp_accept` is on for the device.
+    public var accepts: Bool
+    public var device: String
+    public var namespace: NamespaceID
+    /// Bytes that are free on the machine.
+    public var freeMemory: Int64
+    /// Nanoseconds of the kernel's monotonic clock.
+    public var time: UInt64
+  }
+
+  public static func observe(_ event: KernelEvent, freeMemory: Int64) -> Observation? {
+    guard let scenario = Scenario(rawValue: Int64(event.scenario)),
+      case .values(let values) = event.payload, values.count >= Value.allCases.count
+    else { return nil }
+    func value(_ which: Value) -> Int64 { values[which.rawValue] }
+    guard let table = NeighbourTable.allCases.first(where: { Int64($0.family) == value(.family) })
+    else { return nil }
+    return Observation(
+      scenario: scenario, table: table, entries: value(.entries), gcEntries: value(.gcEntries),
+      thresholds: [value(.threshold1), value(.threshold2), value(.threshold3)],
+      rate: value(.rate), refused: value(.refused), need: value(.need), count: value(.count),
+      away: value(.away), accepts: value(.accepts) != 0,
+      device: name(value(.nameLow), value(.nameHigh)), namespace: event.namespace,
+      freeMemory: freeMemory, time: event.time)
+  }
+
+  /// The name of a device, 16 bytes in two numbers.
+  private static func name(_ low: Int64, _ high: Int64) -> String {
+    withUnsafeBytes(of: (low, high)) { String(decoding: $0.prefix { $0 != 0 }, as: UTF8.self) }
+  }
+
+  // MARK: State
+
+  /// How long things take.
+  public struct Times: Sendable {
+    /// Between two looks at a table that was raised.
+    public var look: Duration
+    /// For how long a table must have been small before it shrinks.
+    public var quiet: Duration
+    /// For how long entries are kept longer, the first time.
+    public var keep: Duration
+
+    public init(
+      look: Duration = .seconds(60), quiet: Duration = .seconds(300),
+      keep: Duration = .seconds(900)
+    ) {
+      self.look = look
+      self.quiet = quiet
+      self.keep = keep
+    }
+  }
+
+  /// What is known of a table.
+  struct Table {
+    /// The thresholds before the first change: it does not shrink below them.
+    var original: [Int64]
+    /// Those that are raised, by number.
+    var raised: Set<Int> = []
+    /// Addresses in the prefixes of all namespaces, when they were counted.
+    var need: Int64 = 0
+    /// The time of the observation that they were counted for.
+    var surveyed: UInt64?
+    var smallSince: UInt64?
+    /// Namespaces where entries are kept for longer.
+    var kept: [NamespaceID: Kept] = [:]
+  }
+
+  /// Where entries were evicted too early.
+  struct Kept {
+    /// Seconds: `gc_stale_time` before the first change, and now.
+    var original: Int64
+    var current: Int64
+    var raised = false
+    var lastChurn: UInt64
+    /// Nanoseconds until it is tried without; doubles each time.
+    var hold: UInt64
+  }
+
+  let learningRate: LearningRate
+  let times: Times
+  var tables: [NeighbourTable: Table] = [:]
+
+  /// No table gets a third threshold above this: a million neighbours are more
+  /// than any link has, and 512 MiB.
+  static let most: Int64 = 1 << 20
+  /// Bytes of kernel memory an entry, with its share of the hash table.
+  static let entrySize: Int64 = 512
+  /// The kernel's own value of `gc_stale_time`, in seconds.
+  static let usualStaleTime: Int64 = 60
+  /// Seconds: entries are kept no longer than this.
+  static let mostStaleTime: Int64 = 900
+  private static let mostNamespaces = 256
+
+  public init(learningRate: LearningRate) { self.init(learningRate: learningRate, times: Times()) }
+
+  public init(learningRate: LearningRate, times: Times) {
+    self.learningRate = learningRate
+    self.times = times
+  }
+
+  public var recheck: Duration? {
+    tables.values.contains { !$0.raised.isEmpty || $0.kept.values.contains { $0.raised } }
+      ? times.look : nil
+  }
+
+  // MARK: Deciding
+
+  public mutating func decide(_ seen: Observation) -> Decision {
+    guard seen.thresholds.count == 3, seen.thresholds.allSatisfy({ $0 > 0 }) else {
+      return .leave("no thresholds are known")
+    }
+    var table = tables[seen.table] ?? Table(original: seen.thresholds)
+    if table.raised.isEmpty { table.original = seen.thresholds }
+    defer { tables[seen.table] = table }
+    switch seen.scenario {
+    case .filling: return grow(&table, seen)
+    case .report: return shrink(&table, seen)
+    case .churn: return keep(&table, seen)
+    case .unsolicited: return .leave("\(seen.count) neighbours learned unasked for")
+    }
+  }
+
+  public static func survey(_ observation: Observation) throws -> Int64 {
+    try observation.table.need(most: most)
+  }
+
+  public mutating func learn(surveyed sum: Int64, for observation: Observation) {
+    tables[observation.table]?.need = sum
+    tables[observation.table]?.surveyed = observation.time
+  }
+
+  public mutating func learn(_ adjustment: Adjustment, _ outcome: Outcome) {
+    for table in NeighbourTable.allCases {
+      for number in 1...3 where adjustment.tunable == Self.threshold(number, of: table) {
+        guard case .applied = outcome, let original = tables[table]?.original[number - 1]
+        else { continue }
+        if adjustment.wanted > original {
+          tables[table]?.raised.insert(number)
+        } else {
+          tables[table]?.raised.remove(number)
+        }
+      }
+      guard adjustment.tunable == Self.staleTime(of: table), let namespace = adjustment.namespace
+      else { continue }
+      learn(adjustment, outcome, kept: namespace, in: table)
+    }
+  }
+
+  private mutating func learn(
+    _ adjustment: Adjustment, _ outcome: Outcome, kept namespace: NamespaceID,
+    in table: NeighbourTable
+  ) {
+    switch outcome {
+    case .applied:
+      let original = tables[table]?.kept[namespace]?.original ?? 0
+      tables[table]?.kept[namespace]?.current = adjustment.wanted
+      tables[table]?.kept[namespace]?.raised = adjustment.wanted > original
+    case .refused(.stale(.scalar(let current))):
+      // The first guess was the kernel's own value.
+      guard tables[table]?.kept[namespace]?.raised == false else { return }
+      tables[table]?.kept[namespace]?.original = current
+      tables[table]?.kept[namespace]?.current = current
+    case .refused:
+      tables[table]?.kept[namespace] = nil
+    case .advised:
+      break
+    }
+  }
+
+  // MARK: Growing
+
+  private func grow(_ table: inout Table, _ seen: Observation) -> Decision {
+    table.smallSince = nil
+    let hard = seen.thresholds[2]
+    let step = Int64(Double(hard) * learningRate.growth(most: 16))
+    let memory = (seen.freeMemory / 16 / Self.entrySize) + seen.entries
+    let room = min(Self.most, memory)
+    // Forced collection begins at half of what entries are refused at: all
+    // that could be needed has to fit below.
+    let needed = 2 * min(max(table.need, seen.need), Self.most)
+    if needed < min(step, room), table.surveyed != seen.time { return .survey }
+    let wanted = min(step, needed, room)
+    guard wanted > hard + hard / 8 else { return .hold(held(seen, table, memory: memory)) }
+
+    var adjustments = [adjust(3, of: seen, to: wanted)]
+    // Between the two writes, the table has more room, never less.
+    if wanted / 2 > seen.thresholds[1] {
+      adjustments.append(adjust(2, of: seen, to: wanted / 2))
+    }
+    return .adjust(adjustments)
+  }
+
+  private func held(_ seen: Observation, _ table: Table, memory: Int64) -> String {
+    let name = seen.table.rawValue
+    let start = "\(name) holds \(seen.gcEntries) of \(seen.thresholds[2]) entries and is not grown:"
+    let need = max(table.need, seen.need)
+    if seen.thresholds[2] + seen.thresholds[2] / 8 >= 2 * min(need, Self.most) {
+      return need >= Self.most
+        ? "\(start) \(Self.most) are as many as a table gets"
+        : "\(start) the prefixes configured on this machine have no more than \(need) addresses"
+          + " (a scan, or a route to too large a prefix over \(seen.device), looks like this)"
+    }
+    return "\(start) free memory (\(Words.bytes(seen.freeMemory))) is for no more than \(memory)"
+  }
+
+  private func adjust(_ number: Int, of seen: Observation, to wanted: Int64) -> Adjustment {
+    Adjustment(
+      Self.threshold(number, of: seen.table), from: seen.thresholds[number - 1], to: wanted,
+      scenario: seen.scenario.name, reason: reason(seen))
+  }
+
+  private func reason(_ seen: Observation) -> String {
+    var text = "\(seen.table.rawValue), which all namespaces share, holds \(seen.gcEntries)"
+      + " of \(seen.thresholds[2]) entries"
+    let exempt = seen.entries - seen.gcEntries
+    if exempt > 0 { text += " and \(exempt) permanent ones" }
+    if seen.scenario == .filling {
+      text += ", the last on \(seen.device)"
+      if seen.rate > 0 { text += ", \(seen.rate) more a second" }
+      if seen.refused > 0 { text += "; refused so far: \(seen.refused)" }
+    }
+    return text
+  }
+
+  // MARK: Shrinking
+
+  private func shrink(_ table: inout Table, _ seen: Observation) -> Decision {
+    var adjustments = release(&table, seen)
+    guard !table.raised.isEmpty else {
+      return adjustments.isEmpty ? .leave("nothing is raised") : .adjust(adjustments)
+    }
+    let wanted = max(table.original[2], Self.powerOfTwo(from: seen.gcEntries * 8))
+    guard wanted <= seen.thresholds[2] / 2 || wanted == table.original[2] else {
+      table.smallSince = nil
+      return adjustments.isEmpty
+        ? .leave("\(seen.gcEntries) of \(seen.thresholds[2]) entries are in use")
+        : .adjust(adjustments)
+    }
+    let since = table.smallSince ?? seen.time
+    table.smallSince = since
+    if seen.time - since >= times.quiet.nanoseconds {
+      table.smallSince = nil
+      // The lowest first: at no time do they cross.
+      let target = [
+        table.original[0], max(table.original[1], min(wanted / 2, seen.thresholds[1])), wanted,
+      ]
+      for number in 1...3
+      where table.raised.contains(number) && target[number - 1] < seen.thresholds[number - 1] {
+        let whole = wanted == table.original[2]
+        adjustments.append(
+          adjust(number, of: seen, to: whole ? table.original[number - 1] : target[number - 1]))
+      }
+    }
+    return adjustments.isEmpty
+      ? .leave("\(seen.table.rawValue) is small, but not for long enough") : .adjust(adjustments)
+  }
+
+  /// The next power of two, no less than `count`.
+  static func powerOfTwo(from count: Int64) -> Int64 {
+    var power: Int64 = 1
+    while power < count, power < 1 << 40 { power *= 2 }
+    return power
+  }
+
+  // MARK: Churn
+
+  /// Entries were evicted and soon made again: they are kept for as long as
+  /// their users stay away, and where that is too long, none is collected
+  /// below a higher first threshold.
+  private func keep(_ table: inout Table, _ seen: Observation) -> Decision {
+    if seen.gcEntries >= seen.thresholds[1] / 2 { return grow(&table, seen) }
+    var kept =
+      table.kept[seen.namespace]
+      ?? Kept(
+        original: Self.usualStaleTime, current: Self.usualStaleTime, lastChurn: seen.time,
+        hold: times.keep.nanoseconds)
+    if table.kept.count >= Self.mostNamespaces, table.kept[seen.namespace] == nil {
+      return .leave("too many namespaces evict neighbours")
+    }
+    kept.lastChurn = seen.time
+    defer { table.kept[seen.namespace] = kept }
+    let wanted = min(
+      max(2 * kept.current, kept.current + seen.away / 1000 + 30), Self.mostStaleTime)
+    if wanted > kept.current {
+      return .adjust([
+        Adjustment(
+          Self.staleTime(of: seen.table), from: kept.current, to: wanted, in: seen.namespace,
+          scenario: seen.scenario.name, reason: churn(seen))
+      ])
+    }
+    let first = min(Self.powerOfTwo(from: 2 * seen.entries), seen.thresholds[1] / 2)
+    guard first > seen.thresholds[0] else { return .leave("they are kept as long as can be") }
+    return .adjust([
+      Adjustment(
+        Self.threshold(1, of: seen.table), from: seen.thresholds[0], to: first,
+        scenario: seen.scenario.name, reason: churn(seen))
+    ])
+  }
+
+  private func churn(_ seen: Observation) -> String {
+    "\(seen.count) neighbours on \(seen.device) were evicted and made again within"
+      + " \((seen.away + 999) / 1000) s; \(seen.table.rawValue) holds \(seen.gcEntries)"
+  }
+
+  /// Tries whether entries need to be kept any more.
+  private func release(_ table: inout Table, _ seen: Observation) -> [Adjustment] {
+    var adjustments: [Adjustment] = []
+    for (namespace, kept) in table.kept
+    where kept.raised && seen.time - kept.lastChurn >= kept.hold {
+      table.kept[namespace]?.lastChurn = seen.time
+      table.kept[namespace]?.hold = kept.hold * 2
+      adjustments.append(
+        Adjustment(
+          Self.staleTime(of: seen.table), from: kept.current, to: kept.original, in: namespace,
+          scenario: seen.scenario.name,
+          reason: "no neighbour was evicted too early for"
+            + " \((seen.time - kept.lastChurn) / 1_000_000_000) s"))
+    }
+    return adjustments
+  }
+}
+
+extension NeighbourTable {
+  /// As sysctl names have it.
+  var version: String { self == .arp ? "ipv4" : "ipv6" }
+}
+
+extension Duration {
+  /// Whole nanoseconds, no less than 0.
+  var nanoseconds: UInt64 {
+    let (seconds, attoseconds) = components
+    return UInt64(clamping: seconds) * 1_000_000_000 + UInt64(clamping: attoseconds / 1_000_000_000)
+  }
+}
