@@ -4,8 +4,10 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/sched/types.h>
 #include <signal.h>
 #include <sys/signalfd.h>
+#include <sys/syscall.h>
 #include <syslog.h>
 #include <unistd.h>
 
@@ -22,6 +24,19 @@ void bpftune_syslog(int priority, const char *text)
 int bpftune_daemonize(void)
 {
 	return daemon(0, 0);
+}
+
+int bpftune_run_soon(void)
+{
+	struct sched_attr attributes = { .size = sizeof(attributes) };
+
+	/* What it is already, its nice value too. */
+	if (syscall(SYS_sched_getattr, 0, &attributes, sizeof(attributes), 0))
+		return -1;
+	if (attributes.sched_policy)
+		return 0;
+	attributes.sched_runtime = 100000;
+	return syscall(SYS_sched_setattr, 0, &attributes, 0);
 }
 
 int bpftune_signal_fd(void)

@@ -12,6 +12,13 @@ void bpftune_syslog(int priority, const char *text);
 /* Goes into the background as daemon(3) does. 0 or -1 with errno. */
 int bpftune_daemonize(void);
 
+/*
+ * Asks the scheduler to let the calling thread run soon after it wakes, for a
+ * short time, at no higher weight than others (the request of a slice of 100 us,
+ * since Linux 6.12; no effect before). 0 or -1 with errno.
+ */
+int bpftune_run_soon(void);
+
 /* Blocks SIGTERM, SIGINT and SIGHUP; a descriptor that reports them, or -1. */
 int bpftune_signal_fd(void);
 
