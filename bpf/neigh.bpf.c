@@ -20,6 +20,9 @@
 /* include/uapi/linux/if.h */
 #define IFF_UP 1
 
+/* include/linux/netdevice.h */
+#define LINK_STATE_NOCARRIER (1 << 2)
+
 #define IFNAMSIZ 16
 
 #pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
@@ -58,6 +61,7 @@ struct in_device {
 struct net_device {
 	char name[IFNAMSIZ];
 	unsigned int flags;
+	unsigned long state;
 	int ifindex;
 	possible_net_t nd_net;
 	struct in_device *ip_ptr;
@@ -323,7 +327,7 @@ int BPF_PROG(neigh_create, struct neigh_table *tbl, struct net_device *dev, cons
 	return 0;
 }
 
-/* An entry goes: remembered if it was usable and its device goes on. */
+/* An entry goes: remembered if it was usable, and its device still is. */
 SEC("tp_btf/neigh_cleanup_and_release")
 int BPF_PROG(neigh_evict, struct neighbour *n, int rc)
 {
@@ -334,7 +338,7 @@ int BPF_PROG(neigh_evict, struct neighbour *n, int rc)
 
 	if (!state || !(n->nud_state & (NUD_REACHABLE | NUD_STALE | NUD_DELAY | NUD_PROBE)))
 		return 0;
-	if (!(BPF_CORE_READ(n, dev, flags) & IFF_UP))
+	if (!(n->dev->flags & IFF_UP) || n->dev->state & LINK_STATE_NOCARRIER)
 		return 0;
 	now = bpf_ktime_get_ns();
 	state->evicted_ns = now;
@@ -381,6 +385,7 @@ int BPF_PROG(neigh_learn, struct neighbour *n, const __u8 *lladdr, __u8 new, __u
 	net = BPF_CORE_READ(dev, nd_net.net);
 	fill_header(&event.header, net, NEIGH_UNSOLICITED);
 	cookie = event.header.netns_cookie;
+	/* The devices of a namespace are folded apart. */
 	event.header.netns_cookie = cookie << 16 ^ dev->ifindex;
 	if (!fold(&event.header, 0))
 		return 0;

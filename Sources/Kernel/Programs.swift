@@ -64,7 +64,7 @@ public final class Programs {
 
   /// Adds a tunable to those whose writes are reported.
   public func watch(_ tunable: Tunable) throws(BPFObject.Failure) {
-    let key = Array(tunable.path.utf8)
+    let key = Array(tunable.watchedName.utf8)
     let size = Int(BPFTUNE_SYSCTL_NAME)
     guard key.count < size else { return }
     try watchedSysctls.set(

@@ -43,9 +43,36 @@ public struct Tunable: Hashable, Sendable {
     self.means = means
   }
 
+  /// The tunable of one device, where the name has `*` for any. A name that
+  /// has dots in it is written with slashes, as sysctl(8) does.
+  public func of(device: String) -> Tunable {
+    let written = device.map { $0 == "." ? "/" : $0 == "/" ? "." : String($0) }.joined()
+    return Tunable(
+      name.split(separator: ".").map { $0 == "*" ? written : String($0) }.joined(separator: "."),
+      arity, scope, bounds: bounds, means: means)
+  }
+
+  /// The device in the path of a tunable whose name has `*` in this place;
+  /// nil when the path is of another tunable.
+  public func device(inPath path: String) -> String? {
+    let parts = path.split(separator: "/")
+    let pattern = self.path.split(separator: "/")
+    guard parts.count == pattern.count,
+      zip(parts, pattern).allSatisfy({ $0 == $1 || $1 == "*" })
+    else { return nil }
+    return zip(parts, pattern).first { $1 == "*" }.map { String($0.0) }
+  }
+
   /// Its path below /proc/sys: `net/ipv4/tcp_rmem`.
   public var path: String {
     String(name.map { $0 == "." ? "/" : $0 == "/" ? "." : $0 })
+  }
+
+  /// Under which name its writes are watched (bpf/sysctl_watch.bpf.c): what
+  /// every device has goes by the last part alone.
+  var watchedName: String {
+    guard let last = path.split(separator: "/").last, path.contains("*") else { return path }
+    return "*/" + last
   }
 
   public static func == (a: Tunable, b: Tunable) -> Bool { a.name == b.name }

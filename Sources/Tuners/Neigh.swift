@@ -30,9 +30,20 @@ public struct Neigh: Policy {
       bounds: 1...Int64(Int32.max / 1000))
   }
 
-  public static let tunables = NeighbourTable.allCases.flatMap { table in
-    [1, 2, 3].map { threshold($0, of: table) } + [staleTime(of: table)]
-  }
+  /// Whether the device takes no gratuitous ARP (`arp_process` in
+  /// net/ipv4/arp.c).
+  public static let dropGratuitous = Tunable(
+    "net.ipv4.conf.*.drop_gratuitous_arp", .scalar, .perNamespace, bounds: 0...1)
+
+  public static let tunables =
+    NeighbourTable.allCases.flatMap { table in
+      [1, 2, 3].map { threshold($0, of: table) } + [staleTime(of: table)]
+    } + [dropGratuitous]
+
+  static let dropRisk = Risk(
+    "neigh.drop_gratuitous_arp",
+    warning: "breaks failover that announces itself by gratuitous ARP, such as VRRP")
+  public static let risks = [dropRisk]
 
   public static let signals = [
     Signal(
@@ -160,11 +171,14 @@ public struct Neigh: Policy {
     public var quiet: Duration
     /// For how long entries are kept longer, the first time.
     public var keep: Duration
+    /// For how long gratuitous ARP is dropped, the first time.
+    public var drop: Duration
 
     public init(
       look: Duration = .seconds(60), quiet: Duration = .seconds(300),
-      keep: Duration = .seconds(900)
+      keep: Duration = .seconds(900), drop: Duration = .seconds(60)
     ) {
+      self.drop = drop
       self.look = look
       self.quiet = quiet
       self.keep = keep
@@ -197,9 +211,24 @@ public struct Neigh: Policy {
     var hold: UInt64
   }
 
+  struct Device: Hashable {
+    let namespace: NamespaceID
+    let name: String
+  }
+
+  /// A device that a flood comes in by.
+  struct Flood {
+    var dropping = false
+    /// When dropping began, or was lifted.
+    var since: UInt64
+    /// Nanoseconds until it is tried without; doubles each time.
+    var hold: UInt64
+  }
+
   let learningRate: LearningRate
   let times: Times
   var tables: [NeighbourTable: Table] = [:]
+  var floods: [Device: Flood] = [:]
 
   /// No table gets a third threshold above this: a million neighbours are more
   /// than any link has, and 512 MiB.
@@ -220,8 +249,10 @@ public struct Neigh: Policy {
   }
 
   public var recheck: Duration? {
-    tables.values.contains { !$0.raised.isEmpty || $0.kept.values.contains { $0.raised } }
-      ? times.look : nil
+    let raised = tables.values.contains {
+      !$0.raised.isEmpty || $0.kept.values.contains { $0.raised }
+    }
+    return raised || floods.values.contains { $0.dropping } ? times.look : nil
   }
 
   // MARK: Deciding
@@ -237,7 +268,7 @@ public struct Neigh: Policy {
     case .filling: return grow(&table, seen)
     case .report: return shrink(&table, seen)
     case .churn: return keep(&table, seen)
-    case .unsolicited: return .leave("\(seen.count) neighbours learned unasked for")
+    case .unsolicited: return drop(seen)
     }
   }
 
@@ -260,6 +291,11 @@ public struct Neigh: Policy {
         } else {
           tables[table]?.raised.remove(number)
         }
+      }
+      if let device = Self.dropGratuitous.device(inPath: adjustment.tunable.path),
+        let namespace = adjustment.namespace, case .applied = outcome
+      {
+        floods[Device(namespace: namespace, name: device)]?.dropping = adjustment.wanted == 1
       }
       guard adjustment.tunable == Self.staleTime(of: table), let namespace = adjustment.namespace
       else { continue }
@@ -345,8 +381,8 @@ public struct Neigh: Policy {
 
   // MARK: Shrinking
 
-  private func shrink(_ table: inout Table, _ seen: Observation) -> Decision {
-    var adjustments = release(&table, seen)
+  private mutating func shrink(_ table: inout Table, _ seen: Observation) -> Decision {
+    var adjustments = release(&table, seen) + lift(seen)
     guard !table.raised.isEmpty else {
       return adjustments.isEmpty ? .leave("nothing is raised") : .adjust(adjustments)
     }
@@ -421,6 +457,56 @@ public struct Neigh: Policy {
   private func churn(_ seen: Observation) -> String {
     "\(seen.count) neighbours on \(seen.device) were evicted and made again within"
       + " \((seen.away + 999) / 1000) s; \(seen.table.rawValue) holds \(seen.gcEntries)"
+  }
+
+  // MARK: Floods
+
+  /// A flood of unsolicited ARP makes entries by the dozen, by a device that
+  /// accepts gratuitous ARP of those it does not know.
+  private mutating func drop(_ seen: Observation) -> Decision {
+    guard seen.accepts else {
+      return .leave(
+        "\(seen.count) neighbours on \(seen.device) asked for an address of this host"
+          + " within a second")
+    }
+    guard seen.gcEntries >= seen.thresholds[0] else {
+      return .leave("the table is small enough for what \(seen.device) announces")
+    }
+    let device = Device(namespace: seen.namespace, name: seen.device)
+    if floods.count >= Self.mostNamespaces, floods[device] == nil {
+      return .leave("too many devices are flooded")
+    }
+    var flood = floods[device] ?? Flood(since: seen.time, hold: times.drop.nanoseconds)
+    flood.since = seen.time
+    floods[device] = flood
+    return .adjust([
+      Adjustment(
+        Self.dropGratuitous.of(device: seen.device), from: 0, to: 1, in: seen.namespace,
+        scenario: seen.scenario.name,
+        reason: "unsolicited ARP on \(seen.device) made \(seen.count) entries within a second;"
+          + " \(seen.table.rawValue) holds \(seen.gcEntries) of \(seen.thresholds[2])",
+        risk: Self.dropRisk)
+    ])
+  }
+
+  /// Takes gratuitous ARP again: what is dropped makes no events, so only that
+  /// tells whether the flood goes on.
+  private mutating func lift(_ seen: Observation) -> [Adjustment] {
+    var adjustments: [Adjustment] = []
+    for (device, flood) in floods where seen.time - flood.since >= flood.hold {
+      guard flood.dropping else {
+        floods[device] = nil
+        continue
+      }
+      floods[device]?.since = seen.time
+      floods[device]?.hold = flood.hold * 2
+      adjustments.append(
+        Adjustment(
+          Self.dropGratuitous.of(device: device.name), from: 1, to: 0, in: device.namespace,
+          scenario: Scenario.unsolicited.name,
+          reason: "to see whether the flood on \(device.name) has ended", risk: Self.dropRisk))
+    }
+    return adjustments
   }
 
   /// Tries whether entries need to be kept any more.

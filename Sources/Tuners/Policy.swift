@@ -22,6 +22,8 @@ public protocol Policy: Sendable {
   /// their enumerators in Swift; a test holds them against the BPF object.
   static var mirrors: [String: [String: Int64]] { get }
   static var signals: [Signal] { get }
+  /// Kinds of adjustment that have to be allowed by name.
+  static var risks: [Risk] { get }
   /// An iterator that is run once in every namespace that exists when the
   /// daemon starts, for sockets older than it.
   static var adoption: Signal? { get }
@@ -52,6 +54,7 @@ public protocol Policy: Sendable {
 
 extension Policy {
   public static var scope: Tunable.Scope { .perNamespace }
+  public static var risks: [Risk] { [] }
   public static var adoption: Signal? { nil }
   public static var request: Signal? { nil }
   public var recheck: Duration? { nil }
