@@ -25,7 +25,7 @@ struct Bpftune: ParsableCommand {
     compatibility.apply(to: &options)
     if compatibility.printVersion { return print(Self.version) }
     if compatibility.support {
-      return try Check.run(cgroup: options.cgroup, hooks: options.hooks, json: false)
+      return try Check.run(options, json: false)
     }
     if compatibility.daemon, bpftune_daemonize() != 0 {
       throw Failure("cannot go into the background: \(errorText())", exit: .failure)

@@ -8,28 +8,20 @@ import Tuners
 /// and changes nothing.
 struct Check: ParsableCommand {
   static let configuration = CommandConfiguration(
-    abstract: "Shows what this kernel allows: each signal, the hook it gets, and why better ones were refused.")
+    abstract: "Shows what this kernel allows: each signal, the hook it gets, and why better ones were refused.",
+    discussion: "The daemon's options --cgroup and --hooks count here too.")
+
+  @ParentCommand var daemon: Bpftune
 
   @Flag(name: .long, help: "Print JSON.")
   var json = false
 
-  @Option(
-    name: [.customShort("c"), .customLong("cgroup")],
-    help: ArgumentHelp(
-      "The root of the cgroup v2 hierarchy, if not where it is mounted.", valueName: "dir"))
-  var cgroup: String?
+  func run() throws { try Self.run(daemon.options, json: json) }
 
-  @Option(
-    name: .long,
-    help: ArgumentHelp("The families of hooks to try, with commas between.", valueName: "families"))
-  var hooks = HookFamilies.all
-
-  func run() throws { try Self.run(cgroup: cgroup, hooks: hooks, json: json) }
-
-  static func run(cgroup: String?, hooks: HookFamilies, json: Bool) throws {
+  static func run(_ options: Options, json: Bool) throws {
     try exiting {
       if let failure = missingPrivilege() { throw failure }
-      let report = try describing { try Report(cgroup: cgroup, families: hooks.families) }
+      let report = try describing { try Report(cgroup: options.cgroup, families: options.hooks.families) }
       if json { try report.printJSON() } else { report.printTable() }
       if !report.works { throw Failure(report.verdict, exit: .failure) }
     }

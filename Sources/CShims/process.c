@@ -6,6 +6,7 @@
 #include <fcntl.h>
 #include <linux/sched/types.h>
 #include <signal.h>
+#include <sys/syscall.h>
 #include <sys/signalfd.h>
 #include <sys/syscall.h>
 #include <syslog.h>
@@ -23,7 +24,11 @@ void bpftune_syslog(int priority, const char *text)
 
 int bpftune_daemonize(void)
 {
-	return daemon(0, 0);
+	if (daemon(0, 0))
+		return -1;
+	/* Whatever else was inherited keeps pipes of the starter open. */
+	syscall(SYS_close_range, 3, ~0U, 0);
+	return 0;
 }
 
 int bpftune_run_soon(void)

@@ -53,6 +53,11 @@ public struct Hook: Sendable {
     }
   }
 
+  /// Not a choice: it happens anyway.
+  var isAlwaysThere: Bool {
+    if case .onAction = attachment { true } else { false }
+  }
+
   /// How often user space has to look; nil where the kernel tells by itself.
   public var interval: Duration? {
     switch attachment {

@@ -76,7 +76,7 @@ public final class Programs {
   public func attach(_ signal: Signal, source: UInt16) -> (SignalReport, Attached?) {
     var refusals: [SignalReport.Refusal] = []
     for hook in signal.hooks {
-      guard families.contains(hook.family) else {
+      guard hook.isAlwaysThere || families.contains(hook.family) else {
         refusals.append(.init(hook: hook.name, reason: "left out by --hooks"))
         continue
       }

@@ -5,21 +5,37 @@ import Synchronization
 ///
 /// It is killed, by its own pid, when the test lets go of it.
 public final class Command: @unchecked Sendable {
-  // Safe: `process` is set up in `init` and only asked for its state later;
-  // what the reader thread shares is behind the mutex.
+  // Safe: `process` is set up in `init` and only asked for its state later.
 
   public struct Failure: Error, CustomStringConvertible {
     public let description: String
     public init(_ description: String) { self.description = description }
   }
 
-  private struct Shared {
-    var lines: [String] = []
-    var rest = Data()
+  /// What it has printed; on its own, so that the thread that reads does not
+  /// keep the command alive.
+  private final class Printed: Sendable {
+    private let state = Mutex((lines: [String](), rest: Data()))
+
+    func take(_ data: Data) {
+      state.withLock { state in
+        state.rest += data
+        while let end = state.rest.firstIndex(of: UInt8(ascii: "\n")) {
+          state.lines.append(String(decoding: state.rest[..<end], as: UTF8.self))
+          state.rest = Data(state.rest[(end + 1)...])
+        }
+      }
+    }
+
+    var lines: [String] {
+      state.withLock { state in
+        state.lines + (state.rest.isEmpty ? [] : [String(decoding: state.rest, as: UTF8.self)])
+      }
+    }
   }
 
   private let process = Process()
-  private let shared = Mutex(Shared())
+  private let printed = Printed()
   private let title: String
   private let reader = DispatchQueue(label: "command output")
   private let outputEnded = DispatchSemaphore(value: 0)
@@ -37,32 +53,26 @@ public final class Command: @unchecked Sendable {
     let pipe = Pipe()
     process.standardOutput = pipe
     process.standardError = pipe
+    // Threads of the cooperative pool block signals, and a child inherits that.
+    var mask = sigset_t()
+    var empty = sigset_t()
+    sigemptyset(&empty)
+    pthread_sigmask(SIG_SETMASK, &empty, &mask)
+    defer { pthread_sigmask(SIG_SETMASK, &mask, nil) }
     try process.run()
     let handle = pipe.fileHandleForReading
-    reader.async { [self] in
-      while case let data = handle.availableData, !data.isEmpty { take(data) }
+    reader.async { [printed, outputEnded] in
+      while case let data = handle.availableData, !data.isEmpty { printed.take(data) }
       outputEnded.signal()
     }
   }
 
   deinit { if process.isRunning { kill(process.processIdentifier, SIGKILL) } }
 
-  private func take(_ data: Data) {
-    shared.withLock { shared in
-      shared.rest += data
-      while let end = shared.rest.firstIndex(of: UInt8(ascii: "\n")) {
-        shared.lines.append(String(decoding: shared.rest[..<end], as: UTF8.self))
-        shared.rest = Data(shared.rest[(end + 1)...])
-      }
-    }
-  }
-
   public var pid: Int32 { process.processIdentifier }
   public var isRunning: Bool { process.isRunning }
 
-  public var lines: [String] {
-    shared.withLock { $0.lines + ($0.rest.isEmpty ? [] : [String(decoding: $0.rest, as: UTF8.self)]) }
-  }
+  public var lines: [String] { printed.lines }
   public var output: String { lines.joined(separator: "\n") }
 
   public func signal(_ number: Int32) { kill(pid, number) }
@@ -103,7 +113,7 @@ public final class Command: @unchecked Sendable {
 
 /// Runs a program to its end; its output. Throws when it fails.
 @discardableResult
-public func run(_ arguments: String..., netns: String? = nil, upTo seconds: Double = 30)
+public func execute(_ arguments: String..., netns: String? = nil, upTo seconds: Double = 30)
   async throws -> String
 {
   let command = try Command(arguments, netns: netns)

@@ -14,14 +14,14 @@ public final class TestNamespace: Sendable {
   public init(_ label: String) async throws {
     let name = "bt-\(ProcessInfo.processInfo.processIdentifier)-\(label)"
     self.name = name
-    _ = try? await run("ip", "netns", "del", name)
-    try await run("ip", "netns", "add", name)
-    try await run("ip", "link", "set", "lo", "up", netns: name)
+    _ = try? await execute("ip", "netns", "del", name)
+    try await execute("ip", "netns", "add", name)
+    try await execute("ip", "link", "set", "lo", "up", netns: name)
   }
 
   /// Deletes it. What is still running inside keeps it alive.
   public func delete() async {
-    if let name { _ = try? await run("ip", "netns", "del", name) }
+    if let name { _ = try? await execute("ip", "netns", "del", name) }
   }
 
   deinit {
@@ -33,13 +33,13 @@ public final class TestNamespace: Sendable {
 
   /// A sysctl here, in words: `4096 131072 33554432`.
   public func sysctl(_ tunable: String) async throws -> String {
-    try await run("sysctl", "-n", tunable, netns: name)
+    try await execute("sysctl", "-n", tunable, netns: name)
       .split(whereSeparator: \.isWhitespace).joined(separator: " ")
   }
 
   /// Sets a sysctl as an administrator would.
   public func set(_ tunable: String, _ value: String) async throws {
-    try await run("sysctl", "-qw", "\(tunable)=\(value)", netns: name)
+    try await execute("sysctl", "-qw", "\(tunable)=\(value)", netns: name)
   }
 
   /// The third number of a triple.

@@ -1,0 +1,156 @@
+import TestSupport
+import XCTest
+
+/// An administrator's write wins, at once, and stays.
+final class AdministratorTests: IntegrationTestCase {
+  private static let theirs = "4096 16384 131072"
+
+  /// Runs traffic for which the daemon would raise `tcp_wmem` on the left, and
+  /// checks that the administrator's value outlives it.
+  private func theirValueStays(
+    on path: Path, _ daemon: Daemon, file: StaticString = #filePath, line: UInt = #line
+  ) async throws {
+    let server = try await Iperf.server(in: path.right)
+    _ = try await Iperf.run(from: path.left, to: Path.rightAddress.v4, seconds: 1.5)
+    let value = try await path.left.sysctl(Self.wmem)
+    server.signal(SIGTERM)
+    XCTAssertEqual(value, Self.theirs, file: file, line: line)
+    let disabled = daemon.lines.filter {
+      $0.contains("tcp-buffer is disabled") && $0.contains("\(path.left.inode)")
+    }
+    XCTAssertEqual(disabled.count, 1, "\(daemon.lines)", file: file, line: line)
+    XCTAssertTrue(disabled.first?.contains("(sysctl) set \(Self.wmem) from ") ?? false)
+    XCTAssertTrue(disabled.first?.contains(" to \(Self.theirs);") ?? false)
+  }
+
+  private func tune(_ path: Path) async throws {
+    let server = try await Iperf.server(in: path.right)
+    _ = try await Iperf.run(from: path.left, to: Path.rightAddress.v4, seconds: 1)
+    server.signal(SIGTERM)
+    try await server.wait()
+  }
+
+  func testNamespaceOlderThanTheDaemonTunedBefore() async throws {
+    let path = try await Path(delay: 10)
+    try await path.setLargeBuffers()
+    try await path.left.set(Self.wmem, "4096 16384 65536")
+    let daemon = try await Daemon()
+    try await tune(path)
+    let tuned = try await path.left.maximum(Self.wmem)
+    XCTAssertGreaterThan(tuned, 131072)
+    try await path.left.set(Self.wmem, Self.theirs)
+    try await theirValueStays(on: path, daemon)
+    try await daemon.stop()
+    await path.close()
+  }
+
+  func testNamespaceOlderThanTheDaemonNotTunedBefore() async throws {
+    let path = try await Path(delay: 10)
+    try await path.setLargeBuffers()
+    let daemon = try await Daemon()
+    try await path.left.set(Self.wmem, Self.theirs)
+    try await theirValueStays(on: path, daemon)
+    try await daemon.stop()
+    await path.close()
+  }
+
+  func testNamespaceYoungerThanTheDaemon() async throws {
+    let daemon = try await Daemon()
+    let path = try await Path(delay: 10)
+    try await path.right.set(Self.rmem, "4096 131072 67108864")
+    try await path.left.set(Self.wmem, Self.theirs)
+    try await theirValueStays(on: path, daemon)
+    try await daemon.stop()
+    await path.close()
+  }
+
+  func testInitNamespace() async throws {
+    let saved = try await SavedSysctls(Self.wmem)
+    do {
+      let path = try await Path(delay: 10, left: .initial)
+      try await path.right.set(Self.rmem, "4096 131072 67108864")
+      let daemon = try await Daemon("--rollback")
+      try await path.left.set(Self.wmem, Self.theirs)
+      try await theirValueStays(on: path, daemon)
+      // Rolling back does not touch it either.
+      try await daemon.stop()
+      let value = try await path.left.sysctl(Self.wmem)
+      await path.close()
+      XCTAssertEqual(value, Self.theirs)
+    } catch {
+      await saved.restore()
+      throw error
+    }
+    await saved.restore()
+  }
+
+  func testOtherNamespacesGoOnBeingTuned() async throws {
+    let bystander = try await TestNamespace("bystander")
+    let path = try await Path(delay: 10)
+    try await path.setLargeBuffers()
+    try await path.left.set(Self.wmem, "4096 16384 65536")
+    let daemon = try await Daemon()
+    try await bystander.set(Self.wmem, Self.theirs)
+    try await tune(path)
+    let tuned = try await path.left.maximum(Self.wmem)
+    try await daemon.stop()
+    await path.close()
+    await bystander.delete()
+    XCTAssertGreaterThan(tuned, 131072)
+  }
+
+  func testWritingTheSameValueIsNoConflict() async throws {
+    let path = try await Path(delay: 10)
+    try await path.setLargeBuffers()
+    try await path.left.set(Self.wmem, "4096 16384 65536")
+    let daemon = try await Daemon()
+    try await path.left.set(Self.wmem, "4096\t16384   65536")
+    _ = try await daemon.line(containing: "the value that was there already, ignoring")
+    try await tune(path)
+    let tuned = try await path.left.maximum(Self.wmem)
+    try await daemon.stop()
+    await path.close()
+    XCTAssertGreaterThan(tuned, 131072)
+  }
+
+  func testNamesAreMatchedExactly() async throws {
+    let path = try await Path(delay: 10)
+    try await path.setLargeBuffers()
+    try await path.left.set(Self.wmem, "4096 16384 65536")
+    let daemon = try await Daemon()
+    // Neighbours of the tunables, by name and by subject.
+    try await path.left.set("net.ipv4.tcp_mtu_probing", "1")
+    try await path.left.set("net.ipv4.udp_wmem_min", "8192")
+    try await path.left.set("net.ipv4.tcp_no_metrics_save", "1")
+    try await tune(path)
+    let tuned = try await path.left.maximum(Self.wmem)
+    try await daemon.stop()
+    await path.close()
+    XCTAssertGreaterThan(tuned, 131072)
+    XCTAssertFalse(daemon.lines.contains { $0.contains("disabled") })
+  }
+
+  func testManyWritesUnderTrafficAreNeverOverwritten() async throws {
+    let path = try await Path(delay: 10)
+    try await path.setLargeBuffers()
+    try await path.left.set(Self.wmem, "4096 16384 65536")
+    let server = try await Iperf.server(in: path.right)
+    let daemon = try await Daemon()
+    async let traffic = Iperf.run(from: path.left, to: Path.rightAddress.v4, seconds: 4)
+    try await server.line(containing: "connected to")
+    // The first ones race with the daemon's own steps.
+    for round in 0..<50 {
+      let theirs = "4096 16384 \(65536 + 4096 * round)"
+      try await path.left.set(Self.wmem, theirs)
+      try await Task.sleep(for: .milliseconds(round < 10 ? 2 : 20))
+      let value = try await path.left.sysctl(Self.wmem)
+      XCTAssertEqual(value, theirs, "round \(round)")
+    }
+    _ = try await traffic
+    let value = try await path.left.maximum(Self.wmem)
+    try await daemon.stop()
+    server.signal(SIGTERM)
+    await path.close()
+    XCTAssertEqual(value, 65536 + 4096 * 49)
+  }
+}
