@@ -116,6 +116,7 @@ final class Daemon: Sendable {
         "\(tunable.name) was changed \(times(total.changes)) in \(total.namespaces.count) namespaces, first from \(total.first), last to \(total.last) (\(why.joined(separator: "; ")))")
     }
     if putBack > 0 { log.info("put back: \(putBack)") }
+    log.debug("events received: \(pump.received)")
     let losses = pump.losses
     if !losses.isEmpty {
       log.warning(

@@ -4,12 +4,13 @@
  * kernel takes them: raw rtnetlink, many requests in one send, answers only to
  * those that the kernel refuses.
  *
- *	neighbour-adder DEVICE FIRST-ADDRESS COUNT reachable|permanent|delete
+ *	neighbour-adder DEVICE FIRST-ADDRESS COUNT STATE [BEGIN]
  *
- * prints "added N refused M held H microseconds T": what the kernel took, what
- * it refused for want of room, what the device has afterwards, and the time it
- * took. With "wait" as fifth argument it prints "ready", and begins when a line
- * comes in. It exits with 0 also when entries were refused.
+ * STATE is "reachable", "stale" or "permanent". BEGIN is a time of
+ * CLOCK_MONOTONIC in milliseconds: several adders begin together. Prints
+ * "added N refused M held H microseconds T": what the kernel took, what it
+ * refused for want of room, what the device has afterwards, and the time that
+ * adding took. Exits with 0 also when entries were refused.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -134,11 +135,10 @@ int main(int argc, char **argv)
 	int family, length, state, fd, one = 1, large = 64 << 20;
 	struct timespec start, end;
 	unsigned int device;
-	int deleting;
 	long count, done = 0;
 
 	if (argc < 5) {
-		fprintf(stderr, "usage: neighbour-adder DEVICE FIRST-ADDRESS COUNT STATE [wait]\n");
+		fprintf(stderr, "usage: neighbour-adder DEVICE FIRST-ADDRESS COUNT STATE [BEGIN]\n");
 		return 64;
 	}
 	device = if_nametoindex(argv[1]);
@@ -149,8 +149,8 @@ int main(int argc, char **argv)
 	if (inet_pton(family, argv[2], first) != 1)
 		fail(argv[2]);
 	count = atol(argv[3]);
-	state = strcmp(argv[4], "permanent") ? NUD_REACHABLE : NUD_PERMANENT;
-	deleting = !strcmp(argv[4], "delete");
+	state = !strcmp(argv[4], "permanent") ? NUD_PERMANENT :
+		!strcmp(argv[4], "stale") ? NUD_STALE : NUD_REACHABLE;
 
 	fd = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_ROUTE);
 	if (fd < 0)
@@ -161,12 +161,10 @@ int main(int argc, char **argv)
 	setsockopt(fd, SOL_NETLINK, NETLINK_GET_STRICT_CHK, &one, sizeof(one));
 
 	if (argc > 5) {
-		char line[16];
+		long begin = atol(argv[5]);
 
-		printf("ready\n");
-		fflush(stdout);
-		if (!fgets(line, sizeof(line), stdin))
-			return 1;
+		start = (struct timespec){ begin / 1000, begin % 1000 * 1000000 };
+		clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &start, NULL);
 	}
 	clock_gettime(CLOCK_MONOTONIC, &start);
 	while (done < count) {
@@ -179,17 +177,15 @@ int main(int argc, char **argv)
 
 			memset(request, 0, sizeof(*request));
 			request->header.nlmsg_len = NLMSG_LENGTH(sizeof(struct ndmsg));
-			request->header.nlmsg_type = deleting ? RTM_DELNEIGH : RTM_NEWNEIGH;
-			request->header.nlmsg_flags = NLM_F_REQUEST;
-			if (!deleting)
-				request->header.nlmsg_flags |= NLM_F_CREATE | NLM_F_REPLACE;
+			request->header.nlmsg_type = RTM_NEWNEIGH;
+			request->header.nlmsg_flags = NLM_F_REQUEST | NLM_F_CREATE |
+						      NLM_F_REPLACE;
 			request->neighbour.ndm_family = family;
 			request->neighbour.ndm_ifindex = device;
 			request->neighbour.ndm_state = state;
 			nth_address(first, length, done, address);
 			add_attribute(request, NDA_DST, address, length);
-			if (!deleting)
-				add_attribute(request, NDA_LLADDR, link, sizeof(link));
+			add_attribute(request, NDA_LLADDR, link, sizeof(link));
 			used += NLMSG_ALIGN(request->header.nlmsg_len);
 		}
 		if (send(fd, batch, used, 0) < 0)

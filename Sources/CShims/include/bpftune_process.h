@@ -13,9 +13,10 @@ void bpftune_syslog(int priority, const char *text);
 int bpftune_daemonize(void);
 
 /*
- * Asks the scheduler to let the calling thread run soon after it wakes, for a
- * short time, at no higher weight than others (the request of a slice of 100 us,
- * since Linux 6.12; no effect before). 0 or -1 with errno.
+ * Lets the calling thread run as soon as it wakes, before all that has no
+ * real-time priority (SCHED_FIFO, at the lowest priority; not inherited). Where
+ * that is not allowed, it asks for a slice of 100 us (since Linux 6.12), which
+ * comes soon but can be over before the work is. 0 or -1 with errno.
  */
 int bpftune_run_soon(void);
 

@@ -1,0 +1,210 @@
+import TestSupport
+import XCTest
+
+/// neigh with real neighbour tables, filled as fast as the kernel takes it.
+final class NeighTests: IntegrationTestCase {
+  private static let thresholds = ["ipv4", "ipv6"].flatMap { version in
+    (1...3).map { "net.\(version).neigh.default.gc_thresh\($0)" }
+  }
+  private static let usual = ["128", "512", "1024", "128", "512", "1024"]
+  private var saved: SavedSysctls?
+
+  override func setUp() async throws {
+    try await super.setUp()
+    saved = try await SavedSysctls(Self.thresholds)
+    try await reset()
+    try await Neighbours.empty()
+  }
+
+  override func tearDown() async throws {
+    await saved?.restore()
+    try await super.tearDown()
+  }
+
+  private func reset() async throws {
+    for (name, value) in zip(Self.thresholds, Self.usual) {
+      try await TestNamespace.initial.set(name, value)
+    }
+  }
+
+  private func thresholds() async throws -> [String] {
+    var values: [String] = []
+    for name in Self.thresholds { values.append(try await TestNamespace.initial.sysctl(name)) }
+    return values
+  }
+
+  private func changes(_ daemon: Daemon, of version: String = "") -> [String] {
+    daemon.lines.filter {
+      $0.contains("net.\(version)") && $0.contains("gc_thresh") && $0.contains(" -> ")
+    }
+  }
+
+  // MARK: No entry refused
+
+  func test2000() async throws { try await fill(2000) }
+  func test20000() async throws { try await fill(20_000) }
+  func test200000() async throws { try await fill(200_000) }
+
+  /// So many reachable ones in each table from two namespaces at once, and a
+  /// tenth of that permanent ones from a third; without the daemon and with it.
+  private func fill(_ count: Int) async throws {
+    let without = try await run(count)
+    // The kernel alone stops at 1,024 in each table.
+    XCTAssertGreaterThanOrEqual(
+      without.reachable.map(\.refused).reduce(0, +), 2 * (count - 1024))
+    XCTAssertEqual(without.permanent.map(\.refused), [0, 0], "permanent ones are exempt")
+
+    // The pace of the kernel alone, in tables that are large enough.
+    for name in Self.thresholds where !name.hasSuffix("1") {
+      try await TestNamespace.initial.set(name, "1000000")
+    }
+    let byHand = try await run(count)
+    try await reset()
+
+    let daemon = try await Daemon("-a", "neigh")
+    let with = try await run(count)
+    let status = try await daemon.stop()
+    XCTAssertEqual(status, 0)
+    let log = daemon.lines.filter { $0.contains("gc_thresh3") || $0.contains("written") }
+      .joined(separator: "\n")
+    for result in with.reachable + with.permanent {
+      XCTAssertEqual(result.refused, 0, log)
+      XCTAssertEqual(result.held, result.added)
+    }
+    let changes = [self.changes(daemon, of: "ipv4"), self.changes(daemon, of: "ipv6")].map(\.count)
+    XCTAssertLessThanOrEqual(changes[0], 12)
+    XCTAssertLessThanOrEqual(changes[1], 12)
+    let received = daemon.lines.last { $0.contains("events received: ") }?.split(separator: " ").last
+    let events = Int(received ?? "") ?? .max
+    XCTAssertLessThanOrEqual(events, changes[0] + changes[1] + 10)
+    print(
+      "neigh: \(count): entries a second by hand \(byHand.rate), with the daemon \(with.rate);"
+        + " changes \(changes), events \(events);"
+        + " refused without \(without.reachable.map(\.refused))")
+  }
+
+  private struct Filled {
+    let reachable: [Neighbours.Result]
+    let permanent: [Neighbours.Result]
+    /// Entries a second, from the first adder's begin to the last one's end.
+    var rate: Int {
+      let all = reachable + permanent
+      let time = all.map(\.microseconds).max() ?? 1
+      return all.map(\.added).reduce(0, +) * 1_000_000 / time
+    }
+  }
+
+  private func run(_ count: Int) async throws -> Filled {
+    let one = try await Neighbours.namespace("one")
+    let two = try await Neighbours.namespace("two")
+    let three = try await Neighbours.namespace("three")
+    let results = try await Neighbours.add([
+      .init(one, first: "10.1.0.0", count: count / 2),
+      .init(two, first: "10.1.0.0", count: count / 2),
+      .init(one, first: "fd77::1:0:0", count: count / 2),
+      .init(two, first: "fd77::1:0:0", count: count / 2),
+      .init(three, first: "10.1.0.0", count: count / 10, state: "permanent"),
+      .init(three, first: "fd77::1:0:0", count: count / 10, state: "permanent"),
+    ])
+    for namespace in [one, two, three] { await namespace.delete() }
+    try await Neighbours.empty()
+    return Filled(reachable: Array(results[..<4]), permanent: Array(results[4...]))
+  }
+
+  func testPermanentNeighboursRaiseNothing() async throws {
+    let namespace = try await Neighbours.namespace("permanent")
+    let daemon = try await Daemon("-a", "neigh")
+    let results = try await Neighbours.add([
+      .init(namespace, first: "10.1.0.0", count: 3000, state: "permanent"),
+      .init(namespace, first: "fd77::1:0:0", count: 3000, state: "permanent"),
+    ])
+    try await daemon.stop()
+    await namespace.delete()
+    XCTAssertEqual(results.map(\.held), [3000, 3000])
+    XCTAssertEqual(changes(daemon), [])
+  }
+
+  // MARK: Bounds
+
+  func testBoundedByThePrefixesOfAllNamespaces() async throws {
+    let small = try await Neighbours.namespace("small", addresses: ["10.0.0.1/24"])
+    var daemon = try await Daemon("-a", "neigh")
+    let scan = try await Neighbours.add([.init(small, first: "10.1.0.0", count: 3000)])
+    try await Task.sleep(for: .milliseconds(100))
+    try await daemon.stop()
+    // The machine's own prefixes count as well.
+    let after = try await thresholds()
+    let held = daemon.lines.filter { $0.contains("is not grown") }
+    XCTAssertEqual(held.count, 1, "one line says why")
+    XCTAssertGreaterThan(scan[0].refused, 0)
+    XCTAssertLessThanOrEqual(Int(after[2]) ?? 0, 2048)
+
+    // The same device, while another namespace has a large prefix: a bound
+    // from one device does not stop the table.
+    let large = try await Neighbours.namespace("large")
+    try await reset()
+    daemon = try await Daemon("-a", "neigh")
+    _ = try await Neighbours.add([.init(small, first: "10.2.0.0", count: 3000)])
+    try await eventually("a larger table") { (Int(try await self.thresholds()[2]) ?? 0) >= 16384 }
+    try await daemon.stop()
+    await small.delete()
+    await large.delete()
+  }
+
+  // MARK: What holds for every tuner
+
+  func testAnAdministratorsValueStays() async throws {
+    let namespace = try await Neighbours.namespace("admin")
+    let daemon = try await Daemon("-a", "neigh")
+    try await TestNamespace.initial.set("net.ipv4.neigh.default.gc_thresh3", "1500")
+    _ = try await daemon.line(containing: "neigh is disabled")
+    let results = try await Neighbours.add([.init(namespace, first: "10.1.0.0", count: 3000)])
+    try await daemon.stop()
+    await namespace.delete()
+    let after = try await thresholds()
+    XCTAssertEqual(after, ["128", "512", "1500", "128", "512", "1024"])
+    XCTAssertGreaterThan(results[0].refused, 0)
+  }
+
+  func testRollBack() async throws {
+    let namespace = try await Neighbours.namespace("rollback")
+    let daemon = try await Daemon("-a", "neigh", "--rollback")
+    _ = try await Neighbours.add([.init(namespace, first: "10.1.0.0", count: 3000)])
+    let raised = try await thresholds()
+    await namespace.delete()
+    try await daemon.stop()
+    let after = try await thresholds()
+    XCTAssertNotEqual(raised, Self.usual)
+    XCTAssertEqual(after, Self.usual)
+  }
+
+  func testDryRunChangesNothing() async throws {
+    let namespace = try await Neighbours.namespace("dry")
+    let daemon = try await Daemon("-a", "neigh", "--dry-run")
+    _ = try await Neighbours.add([.init(namespace, first: "10.1.0.0", count: 3000)])
+    _ = try await daemon.line(containing: "advice: net.ipv4.neigh.default.gc_thresh3 1024 -> ")
+    try await daemon.stop()
+    await namespace.delete()
+    let after = try await thresholds()
+    XCTAssertEqual(after, Self.usual)
+  }
+
+  /// IPv6 is off, and the namespaces go while their neighbours are added.
+  func testDevicesThatVanish() async throws {
+    let daemon = try await Daemon("-a", "neigh")
+    for round in 0..<5 {
+      let namespace = try await Neighbours.namespace("vanish\(round)", addresses: ["10.0.0.1/8"])
+      try await namespace.set("net.ipv6.conf.all.disable_ipv6", "1")
+      let adding = try Command(
+        [Products.path("neighbour-adder"), Neighbours.device, "10.1.0.0", "60000", "reachable"],
+        netns: namespace.name)
+      try await Task.sleep(for: .milliseconds(50))
+      try await execute("ip", "link", "del", Neighbours.device, netns: namespace.name)
+      await namespace.delete()
+      try await adding.wait()
+    }
+    let status = try await daemon.stop()
+    XCTAssertEqual(status, 0)
+    XCTAssertFalse(daemon.lines.contains { $0.contains("error") })
+  }
+}
