@@ -49,7 +49,10 @@ let package = Package(
     .testTarget(
       name: "PolicyTests", dependencies: ["Tuners", "Kernel", "CShims"], swiftSettings: swiftSettings),
     .testTarget(
-      name: "IntegrationTests", dependencies: ["TestSupport", "Kernel", "Tuners"],
+      name: "IntegrationTests",
+      dependencies: [
+        "TestSupport", "Kernel", "Tuners", .product(name: "Logging", package: "swift-log"),
+      ],
       swiftSettings: swiftSettings),
     // What the integration tests and the benchmarks share.
     .target(

@@ -138,6 +138,10 @@ public struct Neigh: Policy {
     public var freeMemory: Int64
     /// Nanoseconds of the kernel's monotonic clock.
     public var time: UInt64
+
+    /// Nanoseconds since then; 0 when that lies ahead, as events may come in
+    /// another order than they happened in.
+    func elapsed(since then: UInt64) -> UInt64 { time > then ? time - then : 0 }
   }
 
   public static func observe(_ event: KernelEvent, freeMemory: Int64) -> Observation? {
@@ -196,6 +200,10 @@ public struct Neigh: Policy {
     /// The time of the observation that they were counted for.
     var surveyed: UInt64?
     var smallSince: UInt64?
+    /// When entries were made again last, with the first threshold raised, and
+    /// nanoseconds until it is tried without; doubles each time.
+    var lastChurn: UInt64 = 0
+    var hold: UInt64 = 0
     /// Namespaces where entries are kept for longer.
     var kept: [NamespaceID: Kept] = [:]
   }
@@ -240,6 +248,8 @@ public struct Neigh: Policy {
   /// Seconds: entries are kept no longer than this.
   static let mostStaleTime: Int64 = 900
   private static let mostNamespaces = 256
+  /// Nanoseconds: once an hour something is tried without.
+  private static let mostHold: UInt64 = 3_600_000_000_000
 
   public init(learningRate: LearningRate) { self.init(learningRate: learningRate, times: Times()) }
 
@@ -258,7 +268,8 @@ public struct Neigh: Policy {
   // MARK: Deciding
 
   public mutating func decide(_ seen: Observation) -> Decision {
-    guard seen.thresholds.count == 3, seen.thresholds.allSatisfy({ $0 > 0 }) else {
+    let known = 1...Int64(Int32.max)
+    guard seen.thresholds.count == 3, seen.thresholds.allSatisfy(known.contains) else {
       return .leave("no thresholds are known")
     }
     var table = tables[seen.table] ?? Table(original: seen.thresholds)
@@ -395,13 +406,14 @@ public struct Neigh: Policy {
     }
     let since = table.smallSince ?? seen.time
     table.smallSince = since
-    if seen.time - since >= times.quiet.nanoseconds {
+    if seen.elapsed(since: since) >= times.quiet.nanoseconds {
       table.smallSince = nil
-      // The lowest first: at no time do they cross.
+      // The lower one first: at no time do they cross. The first threshold has
+      // a time of its own.
       let target = [
         table.original[0], max(table.original[1], min(wanted / 2, seen.thresholds[1])), wanted,
       ]
-      for number in 1...3
+      for number in 2...3
       where table.raised.contains(number) && target[number - 1] < seen.thresholds[number - 1] {
         let whole = wanted == table.original[2]
         adjustments.append(
@@ -446,6 +458,8 @@ public struct Neigh: Policy {
       ])
     }
     let first = min(Self.powerOfTwo(from: 2 * seen.entries), seen.thresholds[1] / 2)
+    table.lastChurn = seen.time
+    if table.hold == 0 { table.hold = times.keep.nanoseconds }
     guard first > seen.thresholds[0] else { return .leave("they are kept as long as can be") }
     return .adjust([
       Adjustment(
@@ -493,13 +507,13 @@ public struct Neigh: Policy {
   /// tells whether the flood goes on.
   private mutating func lift(_ seen: Observation) -> [Adjustment] {
     var adjustments: [Adjustment] = []
-    for (device, flood) in floods where seen.time - flood.since >= flood.hold {
+    for (device, flood) in floods where seen.elapsed(since: flood.since) >= flood.hold {
       guard flood.dropping else {
         floods[device] = nil
         continue
       }
       floods[device]?.since = seen.time
-      floods[device]?.hold = flood.hold * 2
+      floods[device]?.hold = min(flood.hold * 2, Self.mostHold)
       adjustments.append(
         Adjustment(
           Self.dropGratuitous.of(device: device.name), from: 1, to: 0, in: device.namespace,
@@ -512,16 +526,21 @@ public struct Neigh: Policy {
   /// Tries whether entries need to be kept any more.
   private func release(_ table: inout Table, _ seen: Observation) -> [Adjustment] {
     var adjustments: [Adjustment] = []
+    if table.raised.contains(1), seen.elapsed(since: table.lastChurn) >= table.hold {
+      table.lastChurn = seen.time
+      table.hold = min(table.hold * 2, Self.mostHold)
+      adjustments.append(adjust(1, of: seen, to: table.original[0]))
+    }
     for (namespace, kept) in table.kept
-    where kept.raised && seen.time - kept.lastChurn >= kept.hold {
+    where kept.raised && seen.elapsed(since: kept.lastChurn) >= kept.hold {
       table.kept[namespace]?.lastChurn = seen.time
-      table.kept[namespace]?.hold = kept.hold * 2
+      table.kept[namespace]?.hold = min(kept.hold * 2, Self.mostHold)
       adjustments.append(
         Adjustment(
           Self.staleTime(of: seen.table), from: kept.current, to: kept.original, in: namespace,
           scenario: seen.scenario.name,
           reason: "no neighbour was evicted too early for"
-            + " \((seen.time - kept.lastChurn) / 1_000_000_000) s"))
+            + " \((seen.elapsed(since: kept.lastChurn)) / 1_000_000_000) s"))
     }
     return adjustments
   }

@@ -1,4 +1,6 @@
+import Kernel
 import TestSupport
+import Tuners
 import XCTest
 
 /// neigh with real neighbour tables, filled as fast as the kernel takes it.
@@ -206,5 +208,145 @@ final class NeighTests: IntegrationTestCase {
     let status = try await daemon.stop()
     XCTAssertEqual(status, 0)
     XCTAssertFalse(daemon.lines.contains { $0.contains("error") })
+  }
+
+  // MARK: Back to what it was
+
+  /// With seconds in place of minutes.
+  func testThresholdsGoBackWhenTheEntriesHaveGone() async throws {
+    let tuner = try await OneTuner {
+      Neigh(
+        learningRate: $0,
+        times: Neigh.Times(look: .milliseconds(200), quiet: .milliseconds(800)))
+    }
+    let namespace = try await Neighbours.namespace("back")
+    _ = try await Neighbours.add([
+      .init(namespace, first: "10.1.0.0", count: 5000),
+      .init(namespace, first: "fd77::1:0:0", count: 5000),
+    ])
+    let raised = try await thresholds()
+    try await Task.sleep(for: .milliseconds(1500))
+    let inUse = try await thresholds()
+    await namespace.delete()
+    try await eventually("the usual thresholds") { try await self.thresholds() == Self.usual }
+    await tuner.stop()
+    XCTAssertNotEqual(raised, Self.usual)
+    XCTAssertGreaterThan(Int(inUse[1]) ?? 0, 5000, "what is in use stays")
+    XCTAssertGreaterThan(Int(inUse[4]) ?? 0, 5000)
+    // Nothing is raised: no timer runs, and so no more is reported.
+    let count = tuner.lines.all.count
+    try await Task.sleep(for: .milliseconds(500))
+    XCTAssertEqual(tuner.lines.all.count, count)
+  }
+
+  // MARK: Real traffic
+
+  /// A namespace sends a datagram to each of 5,000 addresses behind a bridge,
+  /// all of which are another namespace's.
+  func testTrafficToFiveThousandAddresses() async throws {
+    let count = 5000
+    let link = try await BridgedPair()
+    let without = try await link.send(to: count)
+    XCTAssertLessThan(without, 1100, "the kernel alone stops at 1,024")
+    try await link.forget()
+    let daemon = try await Daemon("-a", "neigh")
+    let with = try await link.send(to: count)
+    try await daemon.stop()
+    await link.delete()
+    print("neigh: datagrams to \(count) addresses: \(without) without, \(with) with the daemon")
+    XCTAssertEqual(with, count)
+    XCTAssertFalse(changes(daemon, of: "ipv4").isEmpty)
+  }
+
+  // MARK: Unsolicited ARP
+
+  func testAFloodOfGratuitousARPIsAdvisedOn() async throws {
+    let link = try await BridgedPair()
+    try await link.host.set("net.ipv4.conf.h0/7.arp_accept", "1")
+    let daemon = try await Daemon("-a", "neigh")
+    for round in 0..<5 { try await link.announce(300, from: round * 300) }
+    let advice = try await daemon.line(
+      containing: "advice: net.ipv4.conf.h0/7.drop_gratuitous_arp 0 -> 1")
+    let setting = try await link.host.sysctl("net.ipv4.conf.h0/7.drop_gratuitous_arp")
+    try await daemon.stop()
+    await link.delete()
+    XCTAssertEqual(setting, "0")
+    XCTAssertTrue(advice.contains("VRRP"), advice)
+    XCTAssertTrue(advice.contains("--allow-risky neigh.drop_gratuitous_arp"), advice)
+  }
+
+  func testAFloodIsDroppedWhereThatIsAllowedAndTakenBack() async throws {
+    let tuner = try await OneTuner(allowing: Set(Neigh.risks)) {
+      Neigh(
+        learningRate: $0, times: Neigh.Times(look: .milliseconds(200), drop: .milliseconds(1500)))
+    }
+    let link = try await BridgedPair()
+    let name = "net.ipv4.conf.h0/7.drop_gratuitous_arp"
+    try await link.host.set("net.ipv4.conf.h0/7.arp_accept", "1")
+    for round in 0..<5 { try await link.announce(300, from: round * 300) }
+    try await eventually("dropping") { try await link.host.sysctl(name) == "1" }
+    let before = try Neighbours.counter("entries")
+    try await link.announce(300, from: 10_000)
+    let after = try Neighbours.counter("entries")
+    try await eventually("the end of dropping") { try await link.host.sysctl(name) == "0" }
+    await tuner.stop()
+    await link.delete()
+    XCTAssertEqual(after, before)
+  }
+
+  func testAnAdministratorsValueOfADeviceIsHeardOf() async throws {
+    let link = try await BridgedPair()
+    let daemon = try await Daemon("-a", "neigh")
+    try await link.host.set("net.ipv4.conf.h0/7.arp_accept", "1")
+    try await link.host.set("net.ipv4.conf.h0/7.drop_gratuitous_arp", "1")
+    _ = try await daemon.line(
+      containing: "set net.ipv4.conf.h0/7.drop_gratuitous_arp from 0 to 1; neigh is disabled")
+    try await daemon.stop()
+    await link.delete()
+  }
+
+  // MARK: Churn
+
+  /// Three hundred neighbours are needed every few seconds, and collected in
+  /// between, until the daemon has them kept for longer.
+  func testEvictedNeighboursAreKeptForLonger() async throws {
+    let saved = try await SavedSysctls("net.ipv4.neigh.default.base_reachable_time_ms")
+    // Half of it is the interval of collection, once the one that is under way
+    // has ended.
+    try await TestNamespace.initial.set("net.ipv4.neigh.default.base_reachable_time_ms", "2000")
+    let namespace = try await Neighbours.namespace("churn")
+    try await namespace.set("net.ipv4.neigh.default.gc_stale_time", "1")
+    func round() async throws -> Int {
+      let before = try Neighbours.counter("allocs")
+      _ = try await Neighbours.add([
+        .init(namespace, first: "10.1.0.0", count: 300, state: "stale")
+      ])
+      let made = try Neighbours.counter("allocs") - before
+      try await Task.sleep(for: .milliseconds(2300))
+      return made
+    }
+    do {
+      _ = try await round()
+      var without = 0
+      try await eventually(upTo: 25, "collection") {
+        without = try await round()
+        return without > 250
+      }
+      let daemon = try await Daemon("-a", "neigh")
+      try await eventually(upTo: 15, "a longer time") {
+        _ = try await round()
+        return try await namespace.sysctl("net.ipv4.neigh.default.gc_stale_time") != "1"
+      }
+      _ = try await round()
+      let with = try await round()
+      try await daemon.stop()
+      print("neigh: made again in each round: \(without) without, \(with) with the daemon")
+      XCTAssertLessThan(with, 30)
+    } catch {
+      await saved.restore()
+      throw error
+    }
+    await saved.restore()
+    await namespace.delete()
   }
 }

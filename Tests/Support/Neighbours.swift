@@ -88,3 +88,20 @@ public enum Neighbours {
     }
   }
 }
+
+/// The place of the one daemon on this machine, for a test that does a tuner's
+/// work in its own process. Given back with the value.
+public final class DaemonsPlace: Sendable {
+  private let fd: Int32
+
+  /// Waits until no daemon runs.
+  public init() async throws {
+    mkdir("/run/bpftune", 0o755)
+    let fd = open("/run/bpftune/lock", O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0o600)
+    guard fd >= 0 else { throw Command.Failure("cannot open the daemon's lock") }
+    self.fd = fd
+    try await eventually(upTo: 60, "the daemon's lock") { bpftune_lock(fd) == 0 }
+  }
+
+  deinit { close(fd) }
+}
