@@ -21,12 +21,10 @@ public struct Neigh: Policy {
       bounds: 1...Int64(Int32.max), means: .neighbourTable(table, threshold: number))
   }
 
-  /// Seconds that an entry is kept after it was used last. The value of
-  /// `default` counts on every device that has not been given its own
-  /// (`neigh_copy_dflt_parms`).
+  /// Seconds that an entry of a device is kept after it was used last.
   public static func staleTime(of table: NeighbourTable) -> Tunable {
     Tunable(
-      "net.\(table.version).neigh.default.gc_stale_time", .scalar, .perNamespace,
+      "net.\(table.version).neigh.*.gc_stale_time", .scalar, .perNamespace,
       bounds: 1...Int64(Int32.max / 1000))
   }
 
@@ -204,11 +202,16 @@ public struct Neigh: Policy {
     /// nanoseconds until it is tried without; doubles each time.
     var lastChurn: UInt64 = 0
     var hold: UInt64 = 0
-    /// Namespaces where entries are kept for longer.
-    var kept: [NamespaceID: Kept] = [:]
+    /// Devices whose entries are kept for longer.
+    var kept: [Device: Kept] = [:]
   }
 
-  /// Where entries were evicted too early.
+  struct Device: Hashable {
+    let namespace: NamespaceID
+    let name: String
+  }
+
+  /// A device whose entries were evicted too early.
   struct Kept {
     /// Seconds: `gc_stale_time` before the first change, and now.
     var original: Int64
@@ -217,11 +220,6 @@ public struct Neigh: Policy {
     var lastChurn: UInt64
     /// Nanoseconds until it is tried without; doubles each time.
     var hold: UInt64
-  }
-
-  struct Device: Hashable {
-    let namespace: NamespaceID
-    let name: String
   }
 
   /// A device that a flood comes in by.
@@ -247,7 +245,7 @@ public struct Neigh: Policy {
   static let usualStaleTime: Int64 = 60
   /// Seconds: entries are kept no longer than this.
   static let mostStaleTime: Int64 = 900
-  private static let mostNamespaces = 256
+  private static let mostDevices = 256
   /// Nanoseconds: once an hour something is tried without.
   private static let mostHold: UInt64 = 3_600_000_000_000
 
@@ -303,36 +301,34 @@ public struct Neigh: Policy {
           tables[table]?.raised.remove(number)
         }
       }
-      if let device = Self.dropGratuitous.device(inPath: adjustment.tunable.path),
-        let namespace = adjustment.namespace, case .applied = outcome
-      {
-        floods[Device(namespace: namespace, name: device)]?.dropping = adjustment.wanted == 1
-      }
-      guard adjustment.tunable == Self.staleTime(of: table), let namespace = adjustment.namespace
-      else { continue }
-      learn(adjustment, outcome, kept: namespace, in: table)
+    }
+    guard let namespace = adjustment.namespace else { return }
+    let path = adjustment.tunable.path
+    if let name = Self.dropGratuitous.device(inPath: path), case .applied = outcome {
+      floods[Device(namespace: namespace, name: name)]?.dropping = adjustment.wanted == 1
+    }
+    for table in NeighbourTable.allCases {
+      guard let name = Self.staleTime(of: table).device(inPath: path) else { continue }
+      let device = Device(namespace: namespace, name: name)
+      let kept = learned(adjustment, outcome, tables[table]?.kept[device])
+      tables[table]?.kept[device] = kept
     }
   }
 
-  private mutating func learn(
-    _ adjustment: Adjustment, _ outcome: Outcome, kept namespace: NamespaceID,
-    in table: NeighbourTable
-  ) {
+  private func learned(_ adjustment: Adjustment, _ outcome: Outcome, _ kept: Kept?) -> Kept? {
+    guard var kept else { return nil }
     switch outcome {
     case .applied:
-      let original = tables[table]?.kept[namespace]?.original ?? 0
-      tables[table]?.kept[namespace]?.current = adjustment.wanted
-      tables[table]?.kept[namespace]?.raised = adjustment.wanted > original
-    case .refused(.stale(.scalar(let current))):
+      kept.current = adjustment.wanted
+      kept.raised = adjustment.wanted > kept.original
+    case .refused(.stale(.scalar(let current))) where !kept.raised:
       // The first guess was the kernel's own value.
-      guard tables[table]?.kept[namespace]?.raised == false else { return }
-      tables[table]?.kept[namespace]?.original = current
-      tables[table]?.kept[namespace]?.current = current
-    case .refused:
-      tables[table]?.kept[namespace] = nil
-    case .advised:
-      break
+      kept.original = current
+      kept.current = current
+    case .refused: return nil
+    case .advised: break
     }
+    return kept
   }
 
   // MARK: Growing
@@ -438,22 +434,24 @@ public struct Neigh: Policy {
   /// below a higher first threshold.
   private func keep(_ table: inout Table, _ seen: Observation) -> Decision {
     if seen.gcEntries >= seen.thresholds[1] / 2 { return grow(&table, seen) }
+    let device = Device(namespace: seen.namespace, name: seen.device)
     var kept =
-      table.kept[seen.namespace]
+      table.kept[device]
       ?? Kept(
         original: Self.usualStaleTime, current: Self.usualStaleTime, lastChurn: seen.time,
         hold: times.keep.nanoseconds)
-    if table.kept.count >= Self.mostNamespaces, table.kept[seen.namespace] == nil {
-      return .leave("too many namespaces evict neighbours")
+    if table.kept.count >= Self.mostDevices, table.kept[device] == nil {
+      return .leave("too many devices evict neighbours")
     }
     kept.lastChurn = seen.time
-    defer { table.kept[seen.namespace] = kept }
+    table.kept[device] = kept
     let wanted = min(
       max(2 * kept.current, kept.current + seen.away / 1000 + 30), Self.mostStaleTime)
     if wanted > kept.current {
       return .adjust([
         Adjustment(
-          Self.staleTime(of: seen.table), from: kept.current, to: wanted, in: seen.namespace,
+          Self.staleTime(of: seen.table).of(device: seen.device), from: kept.current,
+          to: wanted, in: seen.namespace,
           scenario: seen.scenario.name, reason: churn(seen))
       ])
     }
@@ -487,7 +485,7 @@ public struct Neigh: Policy {
       return .leave("the table is small enough for what \(seen.device) announces")
     }
     let device = Device(namespace: seen.namespace, name: seen.device)
-    if floods.count >= Self.mostNamespaces, floods[device] == nil {
+    if floods.count >= Self.mostDevices, floods[device] == nil {
       return .leave("too many devices are flooded")
     }
     var flood = floods[device] ?? Flood(since: seen.time, hold: times.drop.nanoseconds)
@@ -531,15 +529,15 @@ public struct Neigh: Policy {
       table.hold = min(table.hold * 2, Self.mostHold)
       adjustments.append(adjust(1, of: seen, to: table.original[0]))
     }
-    for (namespace, kept) in table.kept
+    for (device, kept) in table.kept
     where kept.raised && seen.elapsed(since: kept.lastChurn) >= kept.hold {
-      table.kept[namespace]?.lastChurn = seen.time
-      table.kept[namespace]?.hold = min(kept.hold * 2, Self.mostHold)
+      table.kept[device]?.lastChurn = seen.time
+      table.kept[device]?.hold = min(kept.hold * 2, Self.mostHold)
       adjustments.append(
         Adjustment(
-          Self.staleTime(of: seen.table), from: kept.current, to: kept.original, in: namespace,
-          scenario: seen.scenario.name,
-          reason: "no neighbour was evicted too early for"
+          Self.staleTime(of: seen.table).of(device: device.name), from: kept.current,
+          to: kept.original, in: device.namespace, scenario: seen.scenario.name,
+          reason: "no neighbour on \(device.name) was evicted too early for"
             + " \((seen.elapsed(since: kept.lastChurn)) / 1_000_000_000) s"))
     }
     return adjustments

@@ -310,12 +310,9 @@ final class NeighTests: IntegrationTestCase {
   /// Three hundred neighbours are needed every few seconds, and collected in
   /// between, until the daemon has them kept for longer.
   func testEvictedNeighboursAreKeptForLonger() async throws {
-    let saved = try await SavedSysctls("net.ipv4.neigh.default.base_reachable_time_ms")
-    // Half of it is the interval of collection, once the one that is under way
-    // has ended.
-    try await TestNamespace.initial.set("net.ipv4.neigh.default.base_reachable_time_ms", "2000")
     let namespace = try await Neighbours.namespace("churn")
-    try await namespace.set("net.ipv4.neigh.default.gc_stale_time", "1")
+    try await namespace.set("net.ipv4.neigh.br0.gc_stale_time", "1")
+    let saved = try await SavedSysctls("net.ipv4.neigh.default.base_reachable_time_ms")
     func round() async throws -> Int {
       let before = try Neighbours.counter("allocs")
       _ = try await Neighbours.add([
@@ -326,6 +323,10 @@ final class NeighTests: IntegrationTestCase {
       return made
     }
     do {
+      // Half of it is the interval of collection, once the one that is under
+      // way has ended.
+      try await TestNamespace.initial.set(
+        "net.ipv4.neigh.default.base_reachable_time_ms", "2000")
       _ = try await round()
       var without = 0
       try await eventually(upTo: 25, "collection") {
@@ -335,7 +336,7 @@ final class NeighTests: IntegrationTestCase {
       let daemon = try await Daemon("-a", "neigh")
       try await eventually(upTo: 15, "a longer time") {
         _ = try await round()
-        return try await namespace.sysctl("net.ipv4.neigh.default.gc_stale_time") != "1"
+        return try await namespace.sysctl("net.ipv4.neigh.br0.gc_stale_time") != "1"
       }
       _ = try await round()
       let with = try await round()
