@@ -83,6 +83,7 @@ enum neigh_scenario {
 	NEIGH_REPORT = 2,	/* on request: how the table stands */
 	NEIGH_CHURN = 3,
 	NEIGH_UNSOLICITED = 4,
+	NEIGH_PROBES = 5,
 };
 
 /* Mirrored by Neigh.Value in Sources/Tuners/Neigh.swift. */
@@ -96,7 +97,7 @@ enum neigh_value {
 	NEIGH_RATE,		/* entries added a second, lately */
 	NEIGH_REFUSED,		/* entries refused, since the program was loaded */
 	NEIGH_NEED,		/* addresses in the prefixes of the device */
-	NEIGH_COUNT,		/* entries made again, or learned unasked for */
+	NEIGH_COUNT,		/* entries made again, learned unasked for, probed */
 	NEIGH_AWAY,		/* milliseconds that one was away, at most */
 	NEIGH_ACCEPTS,		/* arp_accept is on */
 	NEIGH_NAME_LOW,		/* name of the device */
@@ -142,18 +143,18 @@ struct {
 	__type(value, __u64);
 } neigh_evicted SEC(".maps");
 
-struct flood_state {
+struct pace {
 	__u64 since_ns;
 	__u64 count;
 };
 
-/* Entries that unsolicited ARP made, by device. */
+/* What is counted by device: its address plus the scenario. */
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
-	__uint(max_entries, 256);
+	__uint(max_entries, 1024);
 	__type(key, __u64);
-	__type(value, struct flood_state);
-} neigh_floods SEC(".maps");
+	__type(value, struct pace);
+} neigh_paces SEC(".maps");
 
 static __always_inline struct table_state *state_of(int family)
 {
@@ -347,56 +348,78 @@ int BPF_PROG(neigh_evict, struct neighbour *n, int rc)
 	return 0;
 }
 
-/* Unsolicited ARP that makes that many entries in a second is a flood. */
+/* So many a second on one device are worth a report. */
 #define FLOOD_MANY 64
+#define PROBES_MANY 500
+
+/* Counts by device and scenario; how many in this second, 0 while few. */
+static __always_inline __u64 many(struct net_device *dev, enum neigh_scenario scenario,
+				  __u64 limit)
+{
+	struct pace first = { .since_ns = bpf_ktime_get_ns(), .count = 1 };
+	__u64 key = (__u64)dev + scenario, count;
+	struct pace *pace;
+
+	pace = bpf_map_lookup_elem(&neigh_paces, &key);
+	if (!pace || first.since_ns - pace->since_ns > NSEC_PER_SEC) {
+		bpf_map_update_elem(&neigh_paces, &key, &first, BPF_ANY);
+		return 0;
+	}
+	count = __sync_fetch_and_add(&pace->count, 1) + 1;
+	return count < limit ? 0 : count;
+}
+
+static __always_inline void report_pace(struct neighbour *n, enum neigh_scenario scenario,
+					__u64 count)
+{
+	struct net_device *dev = n->dev;
+	struct net *net = BPF_CORE_READ(dev, nd_net.net);
+	int family = n->tbl->family;
+	struct table_state *state = state_of(family);
+	struct bpftune_event event = {};
+	__u64 cookie;
+
+	if (!state)
+		return;
+	fill_header(&event.header, net, scenario);
+	cookie = event.header.netns_cookie;
+	/* The devices of a namespace are folded apart. */
+	event.header.netns_cookie = cookie << 16 ^ dev->ifindex << 1 ^ (family == AF_INET6);
+	if (!fold(&event.header, 0))
+		return;
+	event.header.netns_cookie = cookie;
+	fill_table(&event, n->tbl, state);
+	fill_device(&event, dev, family);
+	event.values[NEIGH_COUNT] = count;
+	event.values[NEIGH_ACCEPTS] =
+		BPF_CORE_READ(dev, ip_ptr, cnf.data[IPV4_DEVCONF_ARP_ACCEPT - 1]) ||
+		BPF_CORE_READ(net, ipv4.devconf_all, data[IPV4_DEVCONF_ARP_ACCEPT - 1]);
+	emit(&event, sizeof(event));
+}
 
 /*
  * A new entry that becomes stale at once was learned from ARP that nobody here
  * had asked for: with arp_accept from gratuitous ARP, without it only from
- * requests for an address of this host (arp_process in net/ipv4/arp.c).
+ * requests for an address of this host (arp_process in net/ipv4/arp.c). One
+ * that was probed and is reachable was asked only whether it is still there.
  */
 SEC("tp_btf/neigh_update")
 int BPF_PROG(neigh_learn, struct neighbour *n, const __u8 *lladdr, __u8 new, __u32 flags,
 	     __u32 nlmsg_pid)
 {
-	struct flood_state *flood, first = {};
-	struct table_state *state = state_of(AF_INET);
-	struct bpftune_event event = {};
-	struct net_device *dev;
-	__u64 key, cookie, now;
-	struct net *net;
+	__u64 count;
 
-	if (!state || nlmsg_pid || new != NUD_STALE || n->nud_state != NUD_NONE ||
-	    n->tbl->family != AF_INET)
+	if (nlmsg_pid)
 		return 0;
-	dev = n->dev;
-	key = (__u64)dev;
-	now = bpf_ktime_get_ns();
-	flood = bpf_map_lookup_elem(&neigh_floods, &key);
-	if (!flood || now - flood->since_ns > NSEC_PER_SEC) {
-		first.since_ns = now;
-		first.count = 1;
-		bpf_map_update_elem(&neigh_floods, &key, &first, BPF_ANY);
-		return 0;
+	if (new == NUD_STALE && n->nud_state == NUD_NONE && n->tbl->family == AF_INET) {
+		count = many(n->dev, NEIGH_UNSOLICITED, FLOOD_MANY);
+		if (count)
+			report_pace(n, NEIGH_UNSOLICITED, count);
+	} else if (new == NUD_REACHABLE && n->nud_state == NUD_PROBE) {
+		count = many(n->dev, NEIGH_PROBES, PROBES_MANY);
+		if (count)
+			report_pace(n, NEIGH_PROBES, count);
 	}
-	if (__sync_fetch_and_add(&flood->count, 1) + 1 < FLOOD_MANY)
-		return 0;
-
-	net = BPF_CORE_READ(dev, nd_net.net);
-	fill_header(&event.header, net, NEIGH_UNSOLICITED);
-	cookie = event.header.netns_cookie;
-	/* The devices of a namespace are folded apart. */
-	event.header.netns_cookie = cookie << 16 ^ dev->ifindex;
-	if (!fold(&event.header, 0))
-		return 0;
-	event.header.netns_cookie = cookie;
-	fill_table(&event, n->tbl, state);
-	fill_device(&event, dev, AF_INET);
-	event.values[NEIGH_COUNT] = flood->count;
-	event.values[NEIGH_ACCEPTS] =
-		BPF_CORE_READ(dev, ip_ptr, cnf.data[IPV4_DEVCONF_ARP_ACCEPT - 1]) ||
-		BPF_CORE_READ(net, ipv4.devconf_all, data[IPV4_DEVCONF_ARP_ACCEPT - 1]);
-	emit(&event, sizeof(event));
 	return 0;
 }
 

@@ -28,6 +28,16 @@ public struct Neigh: Policy {
       bounds: 1...Int64(Int32.max / 1000))
   }
 
+  /// Milliseconds, half to one and a half times of which an entry of a device is
+  /// taken for reachable before it is probed again. In the table's own copy,
+  /// half of it is the interval of garbage collection; `gc_interval` is read by
+  /// nothing in the kernel any more.
+  public static func reachableTime(of table: NeighbourTable) -> Tunable {
+    Tunable(
+      "net.\(table.version).neigh.*.base_reachable_time_ms", .scalar, .perNamespace,
+      bounds: 1...Int64(Int32.max / 2))
+  }
+
   /// Whether the device takes no gratuitous ARP (`arp_process` in
   /// net/ipv4/arp.c).
   public static let dropGratuitous = Tunable(
@@ -35,7 +45,8 @@ public struct Neigh: Policy {
 
   public static let tunables =
     NeighbourTable.allCases.flatMap { table in
-      [1, 2, 3].map { threshold($0, of: table) } + [staleTime(of: table)]
+      [1, 2, 3].map { threshold($0, of: table) } 
+        + [staleTime(of: table), reachableTime(of: table)]
     } + [dropGratuitous]
 
   static let dropRisk = Risk(
@@ -75,6 +86,7 @@ public struct Neigh: Policy {
     case report = 2
     case churn = 3
     case unsolicited = 4
+    case probes = 5
 
     var name: String {
       switch self {
@@ -82,6 +94,7 @@ public struct Neigh: Policy {
       case .report: "neighbour table larger than needed"
       case .churn: "neighbours evicted and made again"
       case .unsolicited: "flood of unsolicited ARP"
+      case .probes: "neighbours probed too often"
       }
     }
   }
@@ -98,6 +111,7 @@ public struct Neigh: Policy {
       "NEIGH_REPORT": Scenario.report.rawValue,
       "NEIGH_CHURN": Scenario.churn.rawValue,
       "NEIGH_UNSOLICITED": Scenario.unsolicited.rawValue,
+      "NEIGH_PROBES": Scenario.probes.rawValue,
     ],
     "neigh_value": Dictionary(
       uniqueKeysWithValues: zip(
@@ -124,7 +138,7 @@ public struct Neigh: Policy {
     public var refused: Int64
     /// Addresses in the prefixes of the device concerned.
     public var need: Int64
-    /// Entries made again, or learned unasked for.
+    /// Entries made again, learned unasked for, or probed in a second.
     public var count: Int64
     /// Milliseconds that one of those made again was away, at most.
     public var away: Int64
@@ -202,8 +216,6 @@ public struct Neigh: Policy {
     /// nanoseconds until it is tried without; doubles each time.
     var lastChurn: UInt64 = 0
     var hold: UInt64 = 0
-    /// Devices whose entries are kept for longer.
-    var kept: [Device: Kept] = [:]
   }
 
   struct Device: Hashable {
@@ -211,13 +223,20 @@ public struct Neigh: Policy {
     let name: String
   }
 
-  /// A device whose entries were evicted too early.
+  /// A tunable of a device: one of the two times above.
+  struct Place: Hashable {
+    let namespace: NamespaceID
+    let tunable: Tunable
+  }
+
+  /// A time that was too short for a device.
   struct Kept {
-    /// Seconds: `gc_stale_time` before the first change, and now.
+    /// Before the first change, and now.
     var original: Int64
     var current: Int64
     var raised = false
-    var lastChurn: UInt64
+    /// When it was too short.
+    var last: UInt64
     /// Nanoseconds until it is tried without; doubles each time.
     var hold: UInt64
   }
@@ -234,6 +253,7 @@ public struct Neigh: Policy {
   let learningRate: LearningRate
   let times: Times
   var tables: [NeighbourTable: Table] = [:]
+  var kept: [Place: Kept] = [:]
   var floods: [Device: Flood] = [:]
 
   /// No table gets a third threshold above this: a million neighbours are more
@@ -241,13 +261,14 @@ public struct Neigh: Policy {
   static let most: Int64 = 1 << 20
   /// Bytes of kernel memory an entry, with its share of the hash table.
   static let entrySize: Int64 = 512
-  /// The kernel's own value of `gc_stale_time`, in seconds.
-  static let usualStaleTime: Int64 = 60
-  /// Seconds: entries are kept no longer than this.
-  static let mostStaleTime: Int64 = 900
-  private static let mostDevices = 256
+  /// The kernel's own values of the two times, and how far they are raised:
+  /// seconds, and milliseconds. A neighbour that is gone is noticed that much
+  /// later.
+  static let staleTimes: ClosedRange<Int64> = 60...900
+  static let reachableTimes: ClosedRange<Int64> = 30_000...240_000
+  static let mostDevices = 256
   /// Nanoseconds: once an hour something is tried without.
-  private static let mostHold: UInt64 = 3_600_000_000_000
+  static let mostHold: UInt64 = 3_600_000_000_000
 
   public init(learningRate: LearningRate) { self.init(learningRate: learningRate, times: Times()) }
 
@@ -257,9 +278,8 @@ public struct Neigh: Policy {
   }
 
   public var recheck: Duration? {
-    let raised = tables.values.contains {
-      !$0.raised.isEmpty || $0.kept.values.contains { $0.raised }
-    }
+    let raised =
+      tables.values.contains { !$0.raised.isEmpty } || kept.values.contains { $0.raised }
     return raised || floods.values.contains { $0.dropping } ? times.look : nil
   }
 
@@ -278,6 +298,7 @@ public struct Neigh: Policy {
     case .report: return shrink(&table, seen)
     case .churn: return keep(&table, seen)
     case .unsolicited: return drop(seen)
+    case .probes: return trust(seen)
     }
   }
 
@@ -307,12 +328,8 @@ public struct Neigh: Policy {
     if let name = Self.dropGratuitous.device(inPath: path), case .applied = outcome {
       floods[Device(namespace: namespace, name: name)]?.dropping = adjustment.wanted == 1
     }
-    for table in NeighbourTable.allCases {
-      guard let name = Self.staleTime(of: table).device(inPath: path) else { continue }
-      let device = Device(namespace: namespace, name: name)
-      let kept = learned(adjustment, outcome, tables[table]?.kept[device])
-      tables[table]?.kept[device] = kept
-    }
+    let place = Place(namespace: namespace, tunable: adjustment.tunable)
+    kept[place] = learned(adjustment, outcome, kept[place])
   }
 
   private func learned(_ adjustment: Adjustment, _ outcome: Outcome, _ kept: Kept?) -> Kept? {
@@ -329,218 +346,6 @@ public struct Neigh: Policy {
     case .advised: break
     }
     return kept
-  }
-
-  // MARK: Growing
-
-  private func grow(_ table: inout Table, _ seen: Observation) -> Decision {
-    table.smallSince = nil
-    let hard = seen.thresholds[2]
-    let step = Int64(Double(hard) * learningRate.growth(most: 16))
-    let memory = (seen.freeMemory / 16 / Self.entrySize) + seen.entries
-    let room = min(Self.most, memory)
-    // Forced collection begins at half of what entries are refused at: all
-    // that could be needed has to fit below.
-    let needed = 2 * min(max(table.need, seen.need), Self.most)
-    if needed < min(step, room), table.surveyed != seen.time { return .survey }
-    let wanted = min(step, needed, room)
-    guard wanted > hard + hard / 8 else { return .hold(held(seen, table, memory: memory)) }
-
-    var adjustments = [adjust(3, of: seen, to: wanted)]
-    // Between the two writes, the table has more room, never less.
-    if wanted / 2 > seen.thresholds[1] {
-      adjustments.append(adjust(2, of: seen, to: wanted / 2))
-    }
-    return .adjust(adjustments)
-  }
-
-  private func held(_ seen: Observation, _ table: Table, memory: Int64) -> String {
-    let name = seen.table.rawValue
-    let start = "\(name) holds \(seen.gcEntries) of \(seen.thresholds[2]) entries and is not grown:"
-    let need = max(table.need, seen.need)
-    if seen.thresholds[2] + seen.thresholds[2] / 8 >= 2 * min(need, Self.most) {
-      return need >= Self.most
-        ? "\(start) \(Self.most) are as many as a table gets"
-        : "\(start) the prefixes configured on this machine have no more than \(need) addresses"
-          + " (a scan, or a route to too large a prefix over \(seen.device), looks like this)"
-    }
-    return "\(start) free memory (\(Words.bytes(seen.freeMemory))) is for no more than \(memory)"
-  }
-
-  private func adjust(_ number: Int, of seen: Observation, to wanted: Int64) -> Adjustment {
-    Adjustment(
-      Self.threshold(number, of: seen.table), from: seen.thresholds[number - 1], to: wanted,
-      scenario: seen.scenario.name, reason: reason(seen))
-  }
-
-  private func reason(_ seen: Observation) -> String {
-    var text = "\(seen.table.rawValue), which all namespaces share, holds \(seen.gcEntries)"
-      + " of \(seen.thresholds[2]) entries"
-    let exempt = seen.entries - seen.gcEntries
-    if exempt > 0 { text += " and \(exempt) permanent ones" }
-    if seen.scenario == .filling {
-      text += ", the last on \(seen.device)"
-      if seen.rate > 0 { text += ", \(seen.rate) more a second" }
-      if seen.refused > 0 { text += "; refused so far: \(seen.refused)" }
-    }
-    return text
-  }
-
-  // MARK: Shrinking
-
-  private mutating func shrink(_ table: inout Table, _ seen: Observation) -> Decision {
-    var adjustments = release(&table, seen) + lift(seen)
-    guard !table.raised.isEmpty else {
-      return adjustments.isEmpty ? .leave("nothing is raised") : .adjust(adjustments)
-    }
-    let wanted = max(table.original[2], Self.powerOfTwo(from: seen.gcEntries * 8))
-    guard wanted <= seen.thresholds[2] / 2 || wanted == table.original[2] else {
-      table.smallSince = nil
-      return adjustments.isEmpty
-        ? .leave("\(seen.gcEntries) of \(seen.thresholds[2]) entries are in use")
-        : .adjust(adjustments)
-    }
-    let since = table.smallSince ?? seen.time
-    table.smallSince = since
-    if seen.elapsed(since: since) >= times.quiet.nanoseconds {
-      table.smallSince = nil
-      // The lower one first: at no time do they cross. The first threshold has
-      // a time of its own.
-      let target = [
-        table.original[0], max(table.original[1], min(wanted / 2, seen.thresholds[1])), wanted,
-      ]
-      for number in 2...3
-      where table.raised.contains(number) && target[number - 1] < seen.thresholds[number - 1] {
-        let whole = wanted == table.original[2]
-        adjustments.append(
-          adjust(number, of: seen, to: whole ? table.original[number - 1] : target[number - 1]))
-      }
-    }
-    return adjustments.isEmpty
-      ? .leave("\(seen.table.rawValue) is small, but not for long enough") : .adjust(adjustments)
-  }
-
-  /// The next power of two, no less than `count`.
-  static func powerOfTwo(from count: Int64) -> Int64 {
-    var power: Int64 = 1
-    while power < count, power < 1 << 40 { power *= 2 }
-    return power
-  }
-
-  // MARK: Churn
-
-  /// Entries were evicted and soon made again: they are kept for as long as
-  /// their users stay away, and where that is too long, none is collected
-  /// below a higher first threshold.
-  private func keep(_ table: inout Table, _ seen: Observation) -> Decision {
-    if seen.gcEntries >= seen.thresholds[1] / 2 { return grow(&table, seen) }
-    let device = Device(namespace: seen.namespace, name: seen.device)
-    var kept =
-      table.kept[device]
-      ?? Kept(
-        original: Self.usualStaleTime, current: Self.usualStaleTime, lastChurn: seen.time,
-        hold: times.keep.nanoseconds)
-    if table.kept.count >= Self.mostDevices, table.kept[device] == nil {
-      return .leave("too many devices evict neighbours")
-    }
-    kept.lastChurn = seen.time
-    table.kept[device] = kept
-    let wanted = min(
-      max(2 * kept.current, kept.current + seen.away / 1000 + 30), Self.mostStaleTime)
-    if wanted > kept.current {
-      return .adjust([
-        Adjustment(
-          Self.staleTime(of: seen.table).of(device: seen.device), from: kept.current,
-          to: wanted, in: seen.namespace,
-          scenario: seen.scenario.name, reason: churn(seen))
-      ])
-    }
-    let first = min(Self.powerOfTwo(from: 2 * seen.entries), seen.thresholds[1] / 2)
-    table.lastChurn = seen.time
-    if table.hold == 0 { table.hold = times.keep.nanoseconds }
-    guard first > seen.thresholds[0] else { return .leave("they are kept as long as can be") }
-    return .adjust([
-      Adjustment(
-        Self.threshold(1, of: seen.table), from: seen.thresholds[0], to: first,
-        scenario: seen.scenario.name, reason: churn(seen))
-    ])
-  }
-
-  private func churn(_ seen: Observation) -> String {
-    "\(seen.count) neighbours on \(seen.device) were evicted and made again within"
-      + " \((seen.away + 999) / 1000) s; \(seen.table.rawValue) holds \(seen.gcEntries)"
-  }
-
-  // MARK: Floods
-
-  /// A flood of unsolicited ARP makes entries by the dozen, by a device that
-  /// accepts gratuitous ARP of those it does not know.
-  private mutating func drop(_ seen: Observation) -> Decision {
-    guard seen.accepts else {
-      return .leave(
-        "\(seen.count) neighbours on \(seen.device) asked for an address of this host"
-          + " within a second")
-    }
-    guard seen.gcEntries >= seen.thresholds[0] else {
-      return .leave("the table is small enough for what \(seen.device) announces")
-    }
-    let device = Device(namespace: seen.namespace, name: seen.device)
-    if floods.count >= Self.mostDevices, floods[device] == nil {
-      return .leave("too many devices are flooded")
-    }
-    var flood = floods[device] ?? Flood(since: seen.time, hold: times.drop.nanoseconds)
-    flood.since = seen.time
-    floods[device] = flood
-    return .adjust([
-      Adjustment(
-        Self.dropGratuitous.of(device: seen.device), from: 0, to: 1, in: seen.namespace,
-        scenario: seen.scenario.name,
-        reason: "unsolicited ARP on \(seen.device) made \(seen.count) entries within a second;"
-          + " \(seen.table.rawValue) holds \(seen.gcEntries) of \(seen.thresholds[2])",
-        risk: Self.dropRisk)
-    ])
-  }
-
-  /// Takes gratuitous ARP again: what is dropped makes no events, so only that
-  /// tells whether the flood goes on.
-  private mutating func lift(_ seen: Observation) -> [Adjustment] {
-    var adjustments: [Adjustment] = []
-    for (device, flood) in floods where seen.elapsed(since: flood.since) >= flood.hold {
-      guard flood.dropping else {
-        floods[device] = nil
-        continue
-      }
-      floods[device]?.since = seen.time
-      floods[device]?.hold = min(flood.hold * 2, Self.mostHold)
-      adjustments.append(
-        Adjustment(
-          Self.dropGratuitous.of(device: device.name), from: 1, to: 0, in: device.namespace,
-          scenario: Scenario.unsolicited.name,
-          reason: "to see whether the flood on \(device.name) has ended", risk: Self.dropRisk))
-    }
-    return adjustments
-  }
-
-  /// Tries whether entries need to be kept any more.
-  private func release(_ table: inout Table, _ seen: Observation) -> [Adjustment] {
-    var adjustments: [Adjustment] = []
-    if table.raised.contains(1), seen.elapsed(since: table.lastChurn) >= table.hold {
-      table.lastChurn = seen.time
-      table.hold = min(table.hold * 2, Self.mostHold)
-      adjustments.append(adjust(1, of: seen, to: table.original[0]))
-    }
-    for (device, kept) in table.kept
-    where kept.raised && seen.elapsed(since: kept.lastChurn) >= kept.hold {
-      table.kept[device]?.lastChurn = seen.time
-      table.kept[device]?.hold = min(kept.hold * 2, Self.mostHold)
-      adjustments.append(
-        Adjustment(
-          Self.staleTime(of: seen.table).of(device: device.name), from: kept.current,
-          to: kept.original, in: device.namespace, scenario: seen.scenario.name,
-          reason: "no neighbour on \(device.name) was evicted too early for"
-            + " \((seen.elapsed(since: kept.lastChurn)) / 1_000_000_000) s"))
-    }
-    return adjustments
   }
 }
 
