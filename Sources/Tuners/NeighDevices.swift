@@ -56,6 +56,7 @@ extension Neigh {
       ?? Kept(
         original: usual.lowerBound, current: usual.lowerBound, last: seen.time,
         hold: times.keep.nanoseconds)
+    if kept.count >= Self.mostDevices { kept = kept.filter { $0.value.raised } }
     if kept.count >= Self.mostDevices, kept[place] == nil { return nil }
     known.last = seen.time
     kept[place] = known
@@ -101,6 +102,7 @@ extension Neigh {
       return .leave("the table is small enough for what \(seen.device) announces")
     }
     let device = Device(namespace: seen.namespace, name: seen.device)
+    if floods.count >= Self.mostDevices { floods = floods.filter { $0.value.dropping } }
     if floods.count >= Self.mostDevices, floods[device] == nil {
       return .leave("too many devices are flooded")
     }

@@ -15,7 +15,9 @@ extension Neigh {
     let needed = 2 * min(max(table.need, seen.need), Self.most)
     if needed < min(step, room), table.surveyed != seen.time { return .survey }
     let wanted = min(step, needed, room)
-    guard wanted > hard + hard / 8 else { return .hold(held(seen, table, memory: memory)) }
+    guard wanted > hard + hard / 8 else {
+      return .hold(held(seen, table, memory: memory), about: seen.table.rawValue)
+    }
 
     var adjustments = [adjust(3, of: seen, to: wanted)]
     // Between the two writes, the table has more room, never less.

@@ -68,8 +68,9 @@ public enum Decision: Sendable, Equatable {
   case adjust([Adjustment])
   /// Nothing to change, and why.
   case leave(String)
-  /// More is needed and must not be had: the administrator should know why.
-  case hold(String)
+  /// More is needed and must not be had: the administrator should know why,
+  /// but not more than once a minute about the same thing.
+  case hold(String, about: String)
   /// Not before every namespace has been asked.
   case survey
 }

@@ -75,8 +75,8 @@ public actor Tuner<P: Policy>: AnyTuner {
     switch decision {
     case .survey:
       log.error("\(P.name): a survey does not satisfy the policy, ignoring the event")
-    case .hold(let why):
-      if let repeats = folder.admit(why, most: 1) { log.notice("\(P.name): \(why)\(repeats)") }
+    case .hold(let why, let subject):
+      if let repeats = folder.admit(subject, most: 1) { log.notice("\(P.name): \(why)\(repeats)") }
     case .leave(let why):
       log.debug("\(P.name): \(event.namespace): nothing to change: \(why)\(event.foldedNote)")
     case .adjust(let adjustments):

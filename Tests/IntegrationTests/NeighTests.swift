@@ -50,7 +50,9 @@ final class NeighTests: IntegrationTestCase {
   /// So many reachable ones in each table from two namespaces at once, and a
   /// tenth of that permanent ones from a third; without the daemon and with it.
   private func fill(_ count: Int) async throws {
+    let forced = try forcedRuns()
     let without = try await run(count)
+    let forcedWithout = try forcedRuns() - forced
     // The kernel alone stops at 1,024 in each table.
     XCTAssertGreaterThanOrEqual(
       without.reachable.map(\.refused).reduce(0, +), 2 * (count - 1024))
@@ -64,7 +66,9 @@ final class NeighTests: IntegrationTestCase {
     try await reset()
 
     let daemon = try await Daemon("-a", "neigh")
+    let forcedBefore = try forcedRuns()
     let with = try await run(count)
+    let forcedWith = try forcedRuns() - forcedBefore
     let status = try await daemon.stop()
     XCTAssertEqual(status, 0)
     let log = daemon.lines.filter { $0.contains("gc_thresh3") || $0.contains("written") }
@@ -79,10 +83,17 @@ final class NeighTests: IntegrationTestCase {
     let received = daemon.lines.last { $0.contains("events received: ") }?.split(separator: " ").last
     let events = Int(received ?? "") ?? .max
     XCTAssertLessThanOrEqual(events, changes[0] + changes[1] + 10)
+    XCTAssertEqual(forcedWith, 0, "forced collections")
     print(
       "neigh: \(count): entries a second by hand \(byHand.rate), with the daemon \(with.rate);"
         + " changes \(changes), events \(events);"
-        + " refused without \(without.reachable.map(\.refused))")
+        + " refused without \(without.reachable.map(\.refused));"
+        + " forced collections without \(forcedWithout), with \(forcedWith)")
+  }
+
+  private func forcedRuns() throws -> Int {
+    try Neighbours.counter("forced_gc_runs")
+      + Neighbours.counter("forced_gc_runs", of: "ndisc_cache")
   }
 
   private struct Filled {
@@ -305,6 +316,25 @@ final class NeighTests: IntegrationTestCase {
     await link.delete()
   }
 
+  // MARK: Probes
+
+  /// Neighbours in use go stale and are probed every few seconds.
+  func testNeighboursThatAnswerAreProbedLessOften() async throws {
+    let link = try await BridgedPair()
+    let name = "net.ipv4.neigh.h0/7.base_reachable_time_ms"
+    try await link.host.set(name, "1000")
+    try await link.host.set("net.ipv4.neigh.h0/7.delay_first_probe_time", "1")
+    let daemon = try await Daemon("-a", "neigh")
+    try await eventually(upTo: 20, "a longer time") {
+      _ = try await link.send(to: 1500)
+      try await Task.sleep(for: .milliseconds(300))
+      return try await link.host.sysctl(name) != "1000"
+    }
+    try await daemon.stop()
+    await link.delete()
+    XCTAssertTrue(daemon.lines.contains { $0.contains("\(name) 1000 -> 2000") })
+  }
+
   // MARK: Churn
 
   /// Three hundred neighbours are needed every few seconds, and collected in
@@ -319,14 +349,14 @@ final class NeighTests: IntegrationTestCase {
         .init(namespace, first: "10.1.0.0", count: 300, state: "stale")
       ])
       let made = try Neighbours.counter("allocs") - before
-      try await Task.sleep(for: .milliseconds(2300))
+      try await Task.sleep(for: .milliseconds(1700))
       return made
     }
     do {
       // Half of it is the interval of collection, once the one that is under
       // way has ended.
       try await TestNamespace.initial.set(
-        "net.ipv4.neigh.default.base_reachable_time_ms", "2000")
+        "net.ipv4.neigh.default.base_reachable_time_ms", "1000")
       _ = try await round()
       var without = 0
       try await eventually(upTo: 25, "collection") {

@@ -105,7 +105,7 @@ final class NeighPolicyTests: XCTestCase {
     let scan = seen(need: 256)
     XCTAssertEqual(policy.decide(scan), .survey)
     policy.learn(surveyed: 512, for: scan)
-    guard case .hold(let why) = policy.decide(scan) else { return XCTFail("grown") }
+    guard case .hold(let why, _) = policy.decide(scan) else { return XCTFail("grown") }
     XCTAssertTrue(why.contains("512 addresses"), why)
     XCTAssertTrue(why.contains("eth0"), why)
     // The next one asks again: addresses may have been added.
@@ -122,7 +122,7 @@ final class NeighPolicyTests: XCTestCase {
     let seen = seen(free: 64 << 20)
     XCTAssertEqual(words(policy.decide(seen)), ["gc_thresh3 8576", "gc_thresh2 4288"])
     let low = self.seen(thresholds: [128, 4288, 8576], free: 32 << 20)
-    guard case .hold(let why) = policy.decide(low) else { return XCTFail("grown") }
+    guard case .hold(let why, _) = policy.decide(low) else { return XCTFail("grown") }
     XCTAssertTrue(why.contains("free memory"), why)
   }
 
@@ -252,6 +252,32 @@ final class NeighPolicyTests: XCTestCase {
     var policy = try policy()
     XCTAssertEqual(
       words(policy.decide(seen(.churn, gcEntries: 500))), ["gc_thresh3 16384", "gc_thresh2 8192"])
+  }
+
+  func testNeighboursThatAnswerAreProbedLessOften() throws {
+    var policy = try policy()
+    let probes = seen(.probes, .ndisc, device: "br0")
+    let decision = policy.decide(probes)
+    XCTAssertEqual(
+      adjustments(decision).map(\.tunable.name),
+      ["net.ipv6.neigh.br0.base_reachable_time_ms"])
+    for milliseconds in [60_000, 120_000, 240_000] {
+      XCTAssertEqual(apply(&policy, probes), ["base_reachable_time_ms \(milliseconds)"])
+    }
+    XCTAssertEqual(apply(&policy, probes), [])
+    XCTAssertEqual(
+      apply(&policy, seen(.report, seconds: 1900)), ["base_reachable_time_ms 30000"])
+    XCTAssertNil(policy.recheck)
+  }
+
+  func testStateStaysSmall() throws {
+    var policy = try policy()
+    for index in 0..<2000 {
+      _ = policy.decide(seen(.churn, gcEntries: 200, device: "d\(index)"))
+      _ = policy.decide(seen(.unsolicited, device: "d\(index)"))
+    }
+    XCTAssertLessThanOrEqual(policy.kept.count, 256)
+    XCTAssertLessThanOrEqual(policy.floods.count, 256)
   }
 
   // MARK: Floods
