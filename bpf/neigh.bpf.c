@@ -230,14 +230,16 @@ static __always_inline bool fold_by_table(struct bpftune_event_header *header, i
  * space has answered.
  */
 static __always_inline bool filling(struct table_state *state, __s64 entries, __s64 soft,
-				    __s64 hard, __u64 now)
+				    __s64 hard)
 {
 	__s64 more;
+	__u64 now;
 
 	if (entries >= (soft < hard ? soft : hard) * 3 / 4)
 		return true;
 	if (entries % MARK)
 		return false;
+	now = bpf_ktime_get_ns();
 	more = entries - state->mark_entries;
 	state->rate = more > 0 && now > state->mark_ns
 			      ? more * NSEC_PER_SEC / (now - state->mark_ns) : 0;
@@ -257,12 +259,15 @@ static __always_inline void made_again(struct neigh_table *tbl, struct net_devic
 				       const void *pkey, struct table_state *state, int family)
 {
 	struct neigh_key key = { .table = (__u64)tbl, .device = (__u64)dev };
-	__u64 now = bpf_ktime_get_ns(), *evicted, away;
-	struct bpftune_event event = {};
+	struct bpftune_event event;
+	__u64 now, *evicted, away;
 	__u64 cookie;
 
-	if (now - state->evicted_ns > CHURN_MEMORY)
+	now = bpf_ktime_get_ns();
+	if (now - state->evicted_ns > CHURN_MEMORY) {
+		state->evicted_ns = 0;
 		return;
+	}
 	bpf_probe_read_kernel(key.address, family == AF_INET6 ? 16 : 4, pkey);
 	evicted = bpf_map_lookup_elem(&neigh_evicted, &key);
 	if (!evicted)
@@ -281,6 +286,7 @@ static __always_inline void made_again(struct neigh_table *tbl, struct net_devic
 	if (__sync_fetch_and_add(&state->churned, 1) + 1 < CHURN_MANY)
 		return;
 
+	__builtin_memset(&event, 0, sizeof(event));
 	fill_header(&event.header, BPF_CORE_READ(dev, nd_net.net), NEIGH_CHURN);
 	cookie = event.header.netns_cookie;
 	/* The two tables of a namespace are folded apart. */
@@ -304,20 +310,24 @@ int BPF_PROG(neigh_create, struct neigh_table *tbl, struct net_device *dev, cons
 	int family = tbl->family, soft = tbl->gc_thresh2, hard = tbl->gc_thresh3;
 	struct table_state *state = state_of(family);
 	__s64 entries = tbl->gc_entries.counter;
-	struct bpftune_event event = {};
+	struct bpftune_event event;
 
 	if (!state)
 		return 0;
-	state->table = (__u64)tbl;
-	made_again(tbl, dev, pkey, state, family);
+	/* Written once: every CPU reads this line for each entry. */
+	if (!state->table)
+		state->table = (__u64)tbl;
+	if (state->evicted_ns)
+		made_again(tbl, dev, pkey, state, family);
 	/* Held against no threshold. */
 	if (exempt_from_gc)
 		return 0;
 	if (entries >= hard)
 		__sync_fetch_and_add(&state->refused, !n);
-	if (!filling(state, entries, soft, hard, bpf_ktime_get_ns()))
+	if (!filling(state, entries, soft, hard))
 		return 0;
 
+	__builtin_memset(&event, 0, sizeof(event));
 	fill_header(&event.header, BPF_CORE_READ(dev, nd_net.net), NEIGH_FILLING);
 	/* gc_thresh2 is written last: until then the answer is under way. */
 	if (!fold_by_table(&event.header, family, soft))

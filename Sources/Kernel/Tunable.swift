@@ -52,15 +52,19 @@ public struct Tunable: Hashable, Sendable {
       arity, scope, bounds: bounds, means: means)
   }
 
-  /// The device in the path of a tunable whose name has `*` in this place;
-  /// nil when the path is of another tunable.
+  /// The device in the path of a tunable whose name has `*` in this place; nil
+  /// when the path is of another tunable, or of `all` devices or the `default`
+  /// of new ones.
   public func device(inPath path: String) -> String? {
     let parts = path.split(separator: "/")
     let pattern = self.path.split(separator: "/")
     guard parts.count == pattern.count,
       zip(parts, pattern).allSatisfy({ $0 == $1 || $1 == "*" })
     else { return nil }
-    return zip(parts, pattern).first { $1 == "*" }.map { String($0.0) }
+    guard let device = zip(parts, pattern).first(where: { $1 == "*" })?.0,
+      device != "all", device != "default"
+    else { return nil }
+    return String(device)
   }
 
   /// Its path below /proc/sys: `net/ipv4/tcp_rmem`.

@@ -137,6 +137,28 @@ final class NeighTests: IntegrationTestCase {
     XCTAssertEqual(changes(daemon), [])
   }
 
+  /// What the bound by memory counts with.
+  func testAnEntryTakesAboutHalfAKilobyte() async throws {
+    for name in Self.thresholds where !name.hasSuffix("1") {
+      try await TestNamespace.initial.set(name, "1000000")
+    }
+    let namespace = try await Neighbours.namespace("memory")
+    let before = try slab()
+    _ = try await Neighbours.add([.init(namespace, first: "10.1.0.0", count: 50_000)])
+    let each = (try slab() - before) / 50_000
+    await namespace.delete()
+    print("neigh: \(each) bytes an entry")
+    XCTAssertGreaterThan(each, 300)
+    XCTAssertLessThan(each, 800)
+  }
+
+  /// Bytes of kernel memory that cannot be reclaimed.
+  private func slab() throws -> Int {
+    let text = try String(contentsOfFile: "/proc/meminfo", encoding: .utf8)
+    let line = text.split(separator: "\n").first { $0.hasPrefix("SUnreclaim") } ?? ""
+    return line.split(separator: " ").compactMap { Int($0) }.first.map { $0 * 1024 } ?? 0
+  }
+
   // MARK: Bounds
 
   func testBoundedByThePrefixesOfAllNamespaces() async throws {
@@ -303,6 +325,13 @@ final class NeighTests: IntegrationTestCase {
     await tuner.stop()
     await link.delete()
     XCTAssertEqual(after, before)
+  }
+
+  func testOnlyKnownRisksCanBeAllowed() async throws {
+    let command = try Command([Products.path("bpftune"), "--allow-risky", "neigh.everything"])
+    let status = try await command.wait()
+    XCTAssertEqual(status, 64)
+    XCTAssertTrue(command.output.contains("neigh.drop_gratuitous_arp"), command.output)
   }
 
   func testAnAdministratorsValueOfADeviceIsHeardOf() async throws {

@@ -318,6 +318,7 @@ final class NeighPolicyTests: XCTestCase {
   func testNamesOfDevices() {
     let pattern = Neigh.dropGratuitous
     XCTAssertEqual(pattern.device(inPath: "net/ipv4/conf/eth0.100/drop_gratuitous_arp"), "eth0.100")
+    XCTAssertNil(pattern.device(inPath: "net/ipv4/conf/all/drop_gratuitous_arp"))
     XCTAssertNil(pattern.device(inPath: "net/ipv4/conf/eth0/arp_accept"))
     XCTAssertNil(pattern.device(inPath: "net/ipv4/conf/drop_gratuitous_arp"))
     XCTAssertNil(TCPBuffer.sendMaximum.device(inPath: "net/ipv4/tcp_wmem"))
