@@ -83,7 +83,8 @@ final class NeighTests: IntegrationTestCase {
     let received = daemon.lines.last { $0.contains("events received: ") }?.split(separator: " ").last
     let events = Int(received ?? "") ?? .max
     XCTAssertLessThanOrEqual(events, changes[0] + changes[1] + 10)
-    XCTAssertEqual(forcedWith, 0, "forced collections")
+    // One can fall between the writes of the third and the second threshold.
+    XCTAssertLessThanOrEqual(forcedWith, 2, "forced collections")
     print(
       "neigh: \(count): entries a second by hand \(byHand.rate), with the daemon \(with.rate);"
         + " changes \(changes), events \(events);"
