@@ -36,8 +36,11 @@ let package = Package(
       plugins: ["EmbedBPFObjects"]),
     .target(
       name: "CShims",
-      cSettings: [.unsafeFlags(["-Wall", "-Wextra", "-Werror"])],
-      linkerSettings: [.linkedLibrary("bpf"), .linkedLibrary("elf"), .linkedLibrary("z")]),
+      cSettings: [.unsafeFlags(["-Wall", "-Wextra", "-Werror", "-I/usr/include/libnl3"])],
+      linkerSettings: [
+        .linkedLibrary("bpf"), .linkedLibrary("elf"), .linkedLibrary("z"),
+        .linkedLibrary("nl-3"), .linkedLibrary("nl-route-3"),
+      ]),
 
     // At build time: bpf/*.bpf.c -> object -> Swift source in Kernel.
     .plugin(name: "EmbedBPFObjects", capability: .buildTool(), dependencies: ["EmbedBPF"]),
@@ -47,7 +50,10 @@ let package = Package(
       name: "PolicyTests", dependencies: ["Tuners", "Kernel", "CShims"],
       swiftSettings: swiftSettings),
     .testTarget(
-      name: "IntegrationTests", dependencies: ["TestSupport", "Kernel", "Tuners"],
+      name: "IntegrationTests",
+      dependencies: [
+        "TestSupport", "Kernel", "Tuners", .product(name: "Logging", package: "swift-log"),
+      ],
       swiftSettings: swiftSettings),
     // What the integration tests and the benchmarks share.
     .target(
@@ -68,6 +74,10 @@ let package = Package(
     // A path with delay, loss and a rate between two namespaces.
     .executableTarget(
       name: "path-emulator", path: "Tests/PathEmulator",
+      cSettings: [.unsafeFlags(["-Wall", "-Wextra", "-Werror", "-O2"])]),
+    // Adds neighbours as fast as the kernel takes them.
+    .executableTarget(
+      name: "neighbour-adder", path: "Tests/NeighbourAdder",
       cSettings: [.unsafeFlags(["-Wall", "-Wextra", "-Werror", "-O2"])]),
   ],
   swiftLanguageModes: [.v6],

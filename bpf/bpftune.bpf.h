@@ -24,8 +24,11 @@ struct ns_common {
 	unsigned int inum;
 };
 
+struct ipv4_devconf;
+
 /* include/net/netns/ipv4.h */
 struct netns_ipv4 {
+	struct ipv4_devconf *devconf_all;
 	int sysctl_tcp_wmem[3];
 	int sysctl_tcp_rmem[3];
 	__u8 sysctl_tcp_moderate_rcvbuf;

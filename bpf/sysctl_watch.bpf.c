@@ -11,13 +11,27 @@ struct sysctl_name {
 	char bytes[BPFTUNE_SYSCTL_NAME];
 };
 
-/* The names of the tunables, "net/ipv4/tcp_wmem", filled in by user space. */
+/*
+ * The names of the tunables, "net/ipv4/tcp_wmem", filled in by user space, and
+ * of those that every device has only the last part: "*" "/drop_gratuitous_arp".
+ */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, 512);
 	__type(key, struct sysctl_name);
 	__type(value, __u32);
 } watched_sysctls SEC(".maps");
+
+/* Whether it is one of those that every device has. */
+static __always_inline bool is_watched_anywhere(struct bpf_sysctl *ctx)
+{
+	struct sysctl_name any = { .bytes = "*/" };
+
+	if (bpf_sysctl_get_name(ctx, any.bytes + 2, sizeof(any.bytes) - 2,
+				BPF_F_SYSCTL_BASE_NAME) < 0)
+		return false;
+	return bpf_map_lookup_elem(&watched_sysctls, &any);
+}
 
 SEC("cgroup/sysctl")
 int sysctl_watch(struct bpf_sysctl *ctx)
@@ -31,7 +45,7 @@ int sysctl_watch(struct bpf_sysctl *ctx)
 		return 1;
 	if (bpf_sysctl_get_name(ctx, name.bytes, sizeof(name.bytes), 0) < 0)
 		return 1;
-	if (!bpf_map_lookup_elem(&watched_sysctls, &name))
+	if (!bpf_map_lookup_elem(&watched_sysctls, &name) && !is_watched_anywhere(ctx))
 		return 1;
 	tgid = current_tgid();
 	if (tgid == own_tgid)

@@ -63,7 +63,7 @@ final class Daemon: Sendable {
     let directory = try NamespaceDirectory(loop: loop)
     around = NetworkNamespace.Surroundings(
       loop: loop, directory: directory, journal: Journal(loop: loop), dryRun: options.dryRun,
-      log: log)
+      allowedRisks: Set(options.allowRisky.compactMap(\.risk)), log: log)
     let programs = try Programs(
       cgroup: CgroupRoot(path: options.cgroup), families: options.hooks.families)
     // Streams before programs, so that the first event finds one.
@@ -119,6 +119,7 @@ final class Daemon: Sendable {
       )
     }
     if putBack > 0 { log.info("put back: \(putBack)") }
+    log.debug("events received: \(pump.received)")
     let losses = pump.losses
     if !losses.isEmpty {
       log.warning("events lost: \(losses)")

@@ -24,6 +24,8 @@ struct Hooks: Sendable {
   private(set) var polls: [Attached] = []
   /// Iterators to run once in every namespace that exists already.
   private(set) var adoptions: [Attached] = []
+  /// Programs to run when a tuner wants to know how things stand, by tuner.
+  private(set) var requests: [String: Attached] = [:]
   /// No hook tells of new namespaces.
   private(set) var missNamespaces = false
   /// A hook tells of namespaces that end.
@@ -52,6 +54,9 @@ struct Hooks: Sendable {
         guard let hook = attach(signal, source, owner: tuner.name, programs) else { continue }
         families.insert(hook.hook.family)
         watch(hook)
+      }
+      if let request = tuner.request {
+        requests[tuner.name] = attach(request, source, owner: tuner.name, programs)
       }
       guard let adoption = tuner.adoption else { continue }
       if let family = adoption.onlyWith, !families.contains(family) {

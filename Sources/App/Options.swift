@@ -24,6 +24,13 @@ struct Options: ParsableArguments {
   var allow: [TunerName] = []
 
   @Option(
+    name: .customLong("allow-risky"),
+    help: ArgumentHelp(
+      "Apply this too, though it can break something; repeat it for more: \(RiskName.allowed).",
+      valueName: "name"))
+  var allowRisky: [RiskName] = []
+
+  @Option(
     name: [.customShort("r"), .customLong("learning-rate")],
     help: ArgumentHelp(
       "How far one step may go, 0 (cautious) to 4 (default).", valueName: "0...4"))
@@ -74,6 +81,24 @@ struct TunerName: ExpressibleByArgument, Decodable {
 
   static var allowed: String { tuners.map { $0.name }.joined(separator: ", ") }
   static var allValueStrings: [String] { tuners.map { $0.name } }
+  var defaultValueDescription: String { name }
+}
+
+/// What can be allowed by name: `neigh.drop_gratuitous_arp`.
+struct RiskName: ExpressibleByArgument, Decodable {
+  let name: String
+
+  private static var risks: [Risk] { tuners.flatMap { $0.risks } }
+
+  init?(argument: String) {
+    guard Self.risks.contains(where: { $0.name == argument }) else { return nil }
+    name = argument
+  }
+
+  var risk: Risk? { Self.risks.first { $0.name == name } }
+
+  static var allowed: String { allValueStrings.joined(separator: ", ") }
+  static var allValueStrings: [String] { risks.map(\.name) }
   var defaultValueDescription: String { name }
 }
 

@@ -50,7 +50,8 @@ actor Supervisor: NamespaceProvider {
       tuners: policies, loop: around.loop, namespaces: self, log: around.log)
     tuners = policies.map {
       $0.tuner(
-        loop: around.loop, learningRate: learningRate, namespaces: self, log: around.log)
+        loop: around.loop, learningRate: learningRate, namespaces: self,
+        request: hooks.requests[$0.name], log: around.log)
     }
     _ = namespace(around.directory.own)
     await adoptExisting(hooks)
@@ -107,6 +108,21 @@ actor Supervisor: NamespaceProvider {
   }
 
   func own() -> NetworkNamespace { namespace(around.directory.own) }
+
+  func survey(_ read: @Sendable () throws -> Int64) async -> Int64 {
+    var sum: Int64 = 0
+    for id in namespaces.keys {
+      do {
+        let result = try await around.directory.inside(id, read)
+        sum = sum.addingReportingOverflow(try result.get()).partialValue
+      } catch NamespaceDirectory.Failure.gone {
+        continue
+      } catch {
+        around.log.warning("\(id): \(error)")
+      }
+    }
+    return sum
+  }
 
   func administratorWroteGlobally(_ write: AdministratorWrite) {
     everywhere[write.tuner] = everywhere[write.tuner] ?? write

@@ -4,9 +4,12 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/sched.h>
+#include <linux/sched/types.h>
 #include <signal.h>
 #include <sys/syscall.h>
 #include <sys/signalfd.h>
+#include <sys/syscall.h>
 #include <syslog.h>
 #include <unistd.h>
 
@@ -27,6 +30,27 @@ int bpftune_daemonize(void)
 	/* Whatever else was inherited keeps pipes of the starter open. */
 	syscall(SYS_close_range, 3, ~0U, 0);
 	return 0;
+}
+
+int bpftune_run_soon(void)
+{
+	struct sched_attr attributes = { .size = sizeof(attributes) };
+
+	/* What it is already, its nice value too. */
+	if (syscall(SYS_sched_getattr, 0, &attributes, sizeof(attributes), 0))
+		return -1;
+	/* Set by whoever started it. */
+	if (attributes.sched_policy)
+		return 0;
+	attributes.sched_policy = SCHED_FIFO;
+	attributes.sched_priority = 1;
+	attributes.sched_flags = SCHED_FLAG_RESET_ON_FORK;
+	if (!syscall(SYS_sched_setattr, 0, &attributes, 0))
+		return 0;
+	attributes.sched_policy = SCHED_NORMAL;
+	attributes.sched_priority = 0;
+	attributes.sched_runtime = 100000;
+	return syscall(SYS_sched_setattr, 0, &attributes, 0);
 }
 
 int bpftune_signal_fd(void)

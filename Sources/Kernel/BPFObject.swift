@@ -79,6 +79,22 @@ public final class BPFObject {
     guard bpf_map__reuse_fd(own, map.fd) == 0 else { throw Failure("share map \(map.name)") }
   }
 
+  /// Uses the maps that another load of the same object has made, so that its
+  /// programs know the same, though each is loaded by itself.
+  func shareMaps(of first: BPFObject) throws(Failure) {
+    var map: OpaquePointer?
+    while let current = bpf_object__next_map(first.object, map) {
+      map = current
+      // Constants and variables of the program itself.
+      guard !bpf_map__is_internal(current),
+        let own = bpf_object__find_map_by_name(object, bpf_map__name(current))
+      else { continue }
+      guard bpf_map__reuse_fd(own, bpf_map__fd(current)) == 0 else {
+        throw Failure("share map \(String(cString: bpf_map__name(current)))")
+      }
+    }
+  }
+
   /// Loads one program, or several, and the maps they use.
   func load(_ programs: [String]) throws(Failure) {
     for name in self.programs {

@@ -6,6 +6,7 @@ public struct Hook: Sendable {
     case sockOps = "sock_ops"
     case cgroup
     case iterator
+    case request
     case fentry
     case kprobe
     case poll
@@ -19,6 +20,8 @@ public struct Hook: Sendable {
     case tracepoint(category: String, name: String)
     /// Read in each namespace at that interval, in place of an event.
     case iterator(every: Duration)
+    /// Run by user space when it wants to know; reports by events.
+    case request
     /// No program: user space looks by itself at that interval.
     case poll(every: Duration)
     /// No program: what user space does anyway when it acts.
@@ -63,6 +66,7 @@ public struct Hook: Sendable {
     case .section(let family), .cgroup(let family): family
     case .tracepoint: .tracepoint
     case .iterator: .iterator
+    case .request: .request
     case .poll, .onAction: .poll
     }
   }

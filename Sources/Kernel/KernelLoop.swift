@@ -58,6 +58,10 @@ public final class KernelLoop: SerialExecutor, TaskExecutor, @unchecked Sendable
   public func run() {
     thread.store(UInt(pthread_self()), ordering: .releasing)
     defer { thread.store(0, ordering: .releasing) }
+    // A table can be full within a millisecond of its event, while every CPU is
+    // busy. Events are few, so this takes nothing from others; where it is not
+    // allowed the loop works as well, only later.
+    _ = bpftune_run_soon()
     var events = [epoll_event](repeating: epoll_event(), count: 16)
     while true {
       runJobs()

@@ -30,6 +30,8 @@ public final class Programs {
   /// What is attached, by program: a hook that serves two signals of a source
   /// runs once.
   private var attached: [String: (source: UInt16, hook: Attached)] = [:]
+  /// The first of each name that was loaded: those after it share its maps.
+  private var loaded: [String: BPFObject] = [:]
 
   /// The thread group id of the daemon as BPF programs see it; it differs from
   /// `getpid()` in a container.
@@ -69,7 +71,7 @@ public final class Programs {
 
   /// Adds a tunable to those whose writes are reported.
   public func watch(_ tunable: Tunable) throws(BPFObject.Failure) {
-    let key = Array(tunable.path.utf8)
+    let key = Array(tunable.watchedName.utf8)
     let size = Int(BPFTUNE_SYSCTL_NAME)
     guard key.count < size else { return }
     try watchedSysctls.set(
@@ -110,6 +112,7 @@ public final class Programs {
     try object.setConstant("source_id", to: source)
     try object.setConstant("own_tgid", to: ownThreadGroup)
     for map in [ring, folds, lost, watchedSysctls] { try object.share(map) }
+    if let first = loaded[name] { try object.shareMaps(of: first) }
     return object
   }
 
@@ -120,12 +123,13 @@ public final class Programs {
     }
     let object = try open(hook.object, source: source)
     try object.load([hook.program])
+    if loaded[hook.object] == nil { loaded[hook.object] = object }
     switch hook.attachment {
     case .section, .iterator: try object.attach(hook.program)
     case .cgroup: try object.attach(hook.program, cgroup: cgroup.descriptor)
     case .tracepoint(let category, let name):
       try object.attach(hook.program, tracepoint: name, category: category)
-    case .poll, .onAction: break
+    case .request, .poll, .onAction: break
     }
     return object
   }
@@ -146,4 +150,7 @@ public final class Attached: @unchecked Sendable {
 
   /// Runs an iterator hook over the calling thread's network namespace.
   public func iterate() throws(BPFObject.Failure) { try object?.iterate() }
+
+  /// Runs a request hook: what it has to tell comes as events.
+  public func request() throws(BPFObject.Failure) { _ = try object?.run(hook.program) }
 }

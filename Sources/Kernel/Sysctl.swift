@@ -12,6 +12,7 @@ public enum Sysctl {
     /// The file does not hold what the tunable's arity says.
     case unreadable(Tunable, text: String)
     case failed(Tunable, SystemCallFailure)
+    case netlink(Tunable, NetlinkFailure)
     /// The kernel took the value but shows another.
     case notTaken(Tunable, wrote: SysctlValue, reads: SysctlValue)
 
@@ -21,6 +22,7 @@ public enum Sysctl {
       case .unreadable(let tunable, let text):
         "\(tunable.name) holds \"\(text)\", which is no \(tunable.arity)"
       case .failed(_, let failure): failure.description
+      case .netlink(let tunable, let failure): "\(tunable.name): \(failure)"
       case .notTaken(let tunable, let wrote, let reads):
         "\(tunable.name) reads \(reads) after \(wrote) was written"
       }
@@ -37,17 +39,33 @@ public enum Sysctl {
   public static func replace(
     _ tunable: Tunable, _ old: SysctlValue, with new: SysctlValue
   ) throws(Failure) -> SysctlValue? {
-    try withFile(of: tunable, O_RDWR) { (fd) throws(Failure) in
+    let flags = if case .file = tunable.means { O_RDWR } else { O_RDONLY }
+    return try withFile(of: tunable, flags) { (fd) throws(Failure) in
       let current = try value(of: tunable, fd)
       guard current == old else { return current }
-      var text = new.description
-      let (written, length) = text.withUTF8 { (pwrite(fd, $0.baseAddress, $0.count, 0), $0.count) }
-      guard written == length else {
-        throw .failed(tunable, SystemCallFailure("write \"\(new)\" to", tunable.name))
-      }
+      try write(tunable, new, fd)
       let reads = try value(of: tunable, fd)
       guard reads == new else { throw .notTaken(tunable, wrote: new, reads: reads) }
       return nil
+    }
+  }
+
+  private static func write(
+    _ tunable: Tunable, _ value: SysctlValue, _ fd: Int32
+  ) throws(Failure) {
+    switch tunable.means {
+    case .file:
+      var text = value.description
+      let (written, length) = text.withUTF8 { (pwrite(fd, $0.baseAddress, $0.count, 0), $0.count) }
+      guard written == length else {
+        throw .failed(tunable, SystemCallFailure("write \"\(value)\" to", tunable.name))
+      }
+    case .neighbourTable(let table, let threshold):
+      do {
+        try table.set(threshold: threshold, to: value.maximum ?? 0)
+      } catch {
+        throw .netlink(tunable, error)
+      }
     }
   }
 

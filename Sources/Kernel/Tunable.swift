@@ -15,7 +15,16 @@ public struct Tunable: Hashable, Sendable {
     case global
   }
 
-  /// As sysctl(8) writes it: `net.ipv4.tcp_rmem`.
+  /// How it is written. All are read from their file.
+  public enum Means: Sendable {
+    /// Into its file under /proc/sys.
+    case file
+    /// `gc_thresh1` to `gc_thresh3` of a neighbour table, by netlink.
+    case neighbourTable(NeighbourTable, threshold: Int)
+  }
+
+  /// As sysctl(8) writes it: `net.ipv4.tcp_rmem`. A device whose name has dots
+  /// in it has slashes here: `net.ipv4.conf.eth0/100.arp_accept`.
   public let name: String
   /// Its path below /proc/sys: `net/ipv4/tcp_rmem`.
   public let path: String
@@ -23,14 +32,51 @@ public struct Tunable: Hashable, Sendable {
   public let scope: Scope
   /// What the kernel takes, for each number.
   public let bounds: ClosedRange<Int64>
+  public let means: Means
 
-  public init(_ name: String, _ arity: Arity, _ scope: Scope, bounds: ClosedRange<Int64>) {
+  public init(
+    _ name: String, _ arity: Arity, _ scope: Scope, bounds: ClosedRange<Int64>,
+    means: Means = .file
+  ) {
     self.name = name
-    path = String(
-      decoding: name.utf8.map { $0 == UInt8(ascii: ".") ? UInt8(ascii: "/") : $0 }, as: UTF8.self)
+    let (dot, slash) = (UInt8(ascii: "."), UInt8(ascii: "/"))
+    let bytes = name.utf8.map { $0 == dot ? slash : $0 == slash ? dot : $0 }
+    path = String(decoding: bytes, as: UTF8.self)
     self.arity = arity
     self.scope = scope
     self.bounds = bounds
+    self.means = means
+  }
+
+  /// The tunable of one device, where the name has `*` for any. A name that
+  /// has dots in it is written with slashes, as sysctl(8) does.
+  public func of(device: String) -> Tunable {
+    let written = device.map { $0 == "." ? "/" : $0 == "/" ? "." : String($0) }.joined()
+    return Tunable(
+      name.split(separator: ".").map { $0 == "*" ? written : String($0) }.joined(separator: "."),
+      arity, scope, bounds: bounds, means: means)
+  }
+
+  /// The device in the path of a tunable whose name has `*` in this place; nil
+  /// when the path is of another tunable, or of `all` devices or the `default`
+  /// of new ones.
+  public func device(inPath path: String) -> String? {
+    let parts = path.split(separator: "/")
+    let pattern = self.path.split(separator: "/")
+    guard parts.count == pattern.count,
+      zip(parts, pattern).allSatisfy({ $0 == $1 || $1 == "*" })
+    else { return nil }
+    guard let device = zip(parts, pattern).first(where: { $1 == "*" })?.0,
+      device != "all", device != "default"
+    else { return nil }
+    return String(device)
+  }
+
+  /// Under which name its writes are watched (bpf/sysctl_watch.bpf.c): what
+  /// every device has goes by the last part alone.
+  var watchedName: String {
+    guard let last = path.split(separator: "/").last, path.contains("*") else { return path }
+    return "*/" + last
   }
 
   public static func == (a: Tunable, b: Tunable) -> Bool { a.name == b.name }

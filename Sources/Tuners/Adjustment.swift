@@ -3,6 +3,8 @@ public import Kernel
 /// What a policy wants changed, and why.
 public struct Adjustment: Sendable, Equatable {
   public let tunable: Tunable
+  /// Where, if not in the namespace that the event came from.
+  public let namespace: NamespaceID?
   /// The largest number of the value that the decision assumed to be in force.
   public let assumed: Int64
   /// What that number should become.
@@ -11,15 +13,34 @@ public struct Adjustment: Sendable, Equatable {
   public let scenario: String
   /// The evidence, in words and numbers.
   public let reason: String
+  /// What has to be allowed by name before it is more than advice.
+  public let risk: Risk?
 
   public init(
-    _ tunable: Tunable, from assumed: Int64, to wanted: Int64, scenario: String, reason: String
+    _ tunable: Tunable, from assumed: Int64, to wanted: Int64, in namespace: NamespaceID? = nil,
+    scenario: String, reason: String, risk: Risk? = nil
   ) {
     self.tunable = tunable
+    self.namespace = namespace
     self.assumed = assumed
     self.wanted = wanted
     self.scenario = scenario
     self.reason = reason
+    self.risk = risk
+  }
+}
+
+/// A kind of adjustment that can break something. It is only advised unless an
+/// administrator allows it with `--allow-risky`.
+public struct Risk: Sendable, Hashable {
+  /// `neigh.drop_gratuitous_arp`: the tuner's name comes first.
+  public let name: String
+  /// What it may break, to follow "it".
+  public let warning: String
+
+  public init(_ name: String, warning: String) {
+    self.name = name
+    self.warning = warning
   }
 }
 

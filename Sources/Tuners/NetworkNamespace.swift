@@ -14,15 +14,19 @@ public actor NetworkNamespace {
     public let directory: NamespaceDirectory
     public let journal: Journal
     public let dryRun: Bool
+    /// What an administrator allows though it can break something.
+    public let allowedRisks: Set<Risk>
     public let log: Logger
 
     public init(
-      loop: KernelLoop, directory: NamespaceDirectory, journal: Journal, dryRun: Bool, log: Logger
+      loop: KernelLoop, directory: NamespaceDirectory, journal: Journal, dryRun: Bool,
+      allowedRisks: Set<Risk> = [], log: Logger
     ) {
       self.loop = loop
       self.directory = directory
       self.journal = journal
       self.dryRun = dryRun
+      self.allowedRisks = allowedRisks
       self.log = log
     }
   }
@@ -143,7 +147,7 @@ public actor NetworkNamespace {
     }
     guard old.maximum == adjustment.assumed else { return .refused(.stale(current: old)) }
     let new = old.with(maximum: adjustment.wanted)
-    if around.dryRun { return .advised(old: old, new: new) }
+    if around.dryRun || !isAllowed(adjustment) { return .advised(old: old, new: new) }
 
     await around.journal.willWrite(new, over: old, tunable, in: id, tuner: tuner)
     do throws(Refusal) {
@@ -184,6 +188,10 @@ public actor NetworkNamespace {
     case .failure(.absent): throw .unavailable
     case .failure(let failure): throw .failed(failure.description)
     }
+  }
+
+  private func isAllowed(_ adjustment: Adjustment) -> Bool {
+    adjustment.risk.map(around.allowedRisks.contains) ?? true
   }
 
   // MARK: Administrators
@@ -259,8 +267,11 @@ public actor NetworkNamespace {
     case .advised(let old, let new):
       guard let repeats = folder.admit("advice \(tunable) \(new)", most: 1) else { return }
       let here = await title()
+      let risk = adjustment.risk.map {
+        isAllowed(adjustment) ? "" : "; it \($0.warning), and so needs --allow-risky \($0.name)"
+      }
       around.log.notice(
-        "advice: \(tunable) \(old) -> \(new) (\(here)): \(adjustment.reason)\(repeats)")
+        "advice: \(tunable) \(old) -> \(new) (\(here)): \(adjustment.reason)\(risk ?? "")\(repeats)")
     case .refused(let refusal):
       switch refusal {
       case .failed:

@@ -3,8 +3,9 @@ public import Kernel
 /// What a tuner is made of: the tunables that it owns, the signals that it
 /// needs, and how it decides.
 ///
-/// A value of the type is the state for one namespace. It does no input or
-/// output: a recorded stream of observations gives the same adjustments again.
+/// A value of the type is the state for one namespace, or for the machine. It
+/// does no input or output: a recorded stream of observations gives the same
+/// adjustments again.
 public protocol Policy: Sendable {
   /// An event in the policy's terms.
   associatedtype Observation: Sendable
@@ -14,18 +15,35 @@ public protocol Policy: Sendable {
   /// One line for `check` and the documentation.
   static var summary: String { get }
   static var tunables: [Tunable] { get }
+  /// What one state of the policy is about: one namespace, or what all
+  /// namespaces share.
+  static var scope: Tunable.Scope { get }
   /// In `bpf/`, the enum of its scenarios and that of its event values, with
   /// their enumerators in Swift; a test holds them against the BPF object.
   static var mirrors: [String: [String: Int64]] { get }
   static var signals: [Signal] { get }
+  /// Kinds of adjustment that have to be allowed by name.
+  static var risks: [Risk] { get }
   /// An iterator that is run once in every namespace that exists when the
   /// daemon starts, for sockets older than it.
   static var adoption: Signal? { get }
 
+  /// A program that reports on request how things stand, by events as others.
+  static var request: Signal? { get }
+
   init(learningRate: LearningRate)
+
+  /// How long it waits before it has `request` run, though no event may come:
+  /// asked after each decision. Nil for not at all, so that no timer runs.
+  var recheck: Duration? { get }
 
   /// Nil when the event is not one of this policy.
   static func observe(_ event: KernelEvent, freeMemory: Int64) -> Observation?
+
+  /// What a survey reads in each namespace, on the thread that is inside.
+  static func survey(_ observation: Observation) throws -> Int64
+  /// The sum of what a survey has read, before the observation comes again.
+  mutating func learn(surveyed sum: Int64, for observation: Observation)
 
   /// What to change; empty for nothing. `verdict` says why, for `--verbose`.
   mutating func decide(_ observation: Observation) -> Decision
@@ -35,7 +53,13 @@ public protocol Policy: Sendable {
 }
 
 extension Policy {
+  public static var scope: Tunable.Scope { .perNamespace }
+  public static var risks: [Risk] { [] }
   public static var adoption: Signal? { nil }
+  public static var request: Signal? { nil }
+  public var recheck: Duration? { nil }
+  public static func survey(_ observation: Observation) throws -> Int64 { 0 }
+  public mutating func learn(surveyed sum: Int64, for observation: Observation) {}
   public mutating func learn(_ adjustment: Adjustment, _ outcome: Outcome) {}
 }
 
@@ -44,6 +68,11 @@ public enum Decision: Sendable, Equatable {
   case adjust([Adjustment])
   /// Nothing to change, and why.
   case leave(String)
+  /// More is needed and must not be had: the administrator should know why,
+  /// but not more than once a minute about the same thing.
+  case hold(String, about: String)
+  /// Not before every namespace has been asked.
+  case survey
 }
 
 /// How far one step may go: 0, the most cautious, to 4, the default.

@@ -40,9 +40,18 @@ public actor SysctlWatch {
     for await event in events { await handle(event) }
   }
 
+  /// A tunable by its path, also one that a device has.
+  private func tunable(atPath path: String) -> (Tunable, String)? {
+    if let known = tunables[path] { return known }
+    for (pattern, tuner) in tunables.values {
+      if let device = pattern.device(inPath: path) { return (pattern.of(device: device), tuner) }
+    }
+    return nil
+  }
+
   private func handle(_ event: KernelEvent) async {
     guard case .sysctlWrite(let command, let name, let old, let new) = event.payload,
-      let (tunable, tuner) = tunables[name]
+      let (tunable, tuner) = tunable(atPath: name)
     else { return }
     let write = AdministratorWrite(
       tunable: tunable, tuner: tuner, process: event.process, command: command, old: old, new: new)

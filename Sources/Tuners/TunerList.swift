@@ -1,4 +1,5 @@
 /// The tuners of this executable. A new one is added here, and nowhere else.
 public let tuners: [any Policy.Type] = [
-  TCPBuffer.self
+  TCPBuffer.self,
+  Neigh.self,
 ]

@@ -34,7 +34,7 @@ final class MirrorTests: XCTestCase {
   }
 
   func testEveryHookNamesAProgramThatExists() throws {
-    let signals = tuners.flatMap { $0.signals + [$0.adoption].compactMap { $0 } }
+    let signals = tuners.flatMap { $0.signals + [$0.adoption, $0.request].compactMap { $0 } }
     for hook in (signals + NamespaceWatch.signals + [SysctlWatch.signal]).flatMap(\.hooks)
     where !hook.object.isEmpty {
       XCTAssertTrue(

@@ -75,7 +75,9 @@ public final class TestNamespace: Sendable {
 public struct SavedSysctls: Sendable {
   private var values: [(String, String)] = []
 
-  public init(_ names: String...) async throws {
+  public init(_ names: String...) async throws { try await self.init(names) }
+
+  public init(_ names: [String]) async throws {
     for name in names { values.append((name, try await TestNamespace.initial.sysctl(name))) }
   }
 

@@ -4,6 +4,7 @@
 #include "bpftune_bpf.h"
 #include "bpftune_event.h"
 #include "bpftune_glibc.h"
+#include "bpftune_neightbl.h"
 #include "bpftune_netns.h"
 #include "bpftune_process.h"
 #endif

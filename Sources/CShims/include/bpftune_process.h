@@ -12,6 +12,14 @@ void bpftune_syslog(int priority, const char *text);
 /* Goes into the background as daemon(3) does. 0 or -1 with errno. */
 int bpftune_daemonize(void);
 
+/*
+ * Lets the calling thread run as soon as it wakes, before all that has no
+ * real-time priority (SCHED_FIFO, at the lowest priority; not inherited). Where
+ * that is not allowed, it asks for a slice of 100 us (since Linux 6.12), which
+ * comes soon but can be over before the work is. 0 or -1 with errno.
+ */
+int bpftune_run_soon(void);
+
 /* Blocks SIGTERM, SIGINT and SIGHUP; a descriptor that reports them, or -1. */
 int bpftune_signal_fd(void);
 

@@ -1,0 +1,109 @@
+import Foundation
+import Kernel
+import Logging
+import Synchronization
+import TestSupport
+
+@testable import Tuners
+
+/// A tuner at work in this process, with the kernel's own events and a policy
+/// of the test's making: for what would take minutes with the daemon's times.
+final class OneTuner<P: Policy>: Sendable {
+  private static var source: UInt16 { 16 }
+
+  private let place: DaemonsPlace
+  private let loop: KernelLoop
+  private let provider: Namespaces
+  private let pump: EventPump
+  private let hooks: [Attached]
+  private let work: Task<Void, Never>
+  let lines: Lines
+
+  init(
+    allowing risks: Set<Risk> = [], _ makePolicy: @escaping @Sendable (LearningRate) -> P
+  ) async throws {
+    place = try await DaemonsPlace()
+    let loop = try KernelLoop()
+    let directory = try NamespaceDirectory(loop: loop)
+    let programs = try Programs(cgroup: CgroupRoot(path: nil))
+    let pump = try EventPump(programs: programs, directory: directory, loop: loop)
+    let events = pump.events(of: Self.source)
+    let lines = Lines()
+    var log = Logger(label: "test") { _ in lines }
+    log.logLevel = .debug
+    hooks = P.signals.compactMap { programs.attach($0, source: Self.source).1 }
+    let request = P.request.flatMap { programs.attach($0, source: Self.source).1 }
+    let provider = Namespaces(
+      NetworkNamespace.Surroundings(
+        loop: loop, directory: directory, journal: Journal(loop: loop), dryRun: false,
+        allowedRisks: risks, log: log))
+    let tuner = Tuner(
+      P.self, loop: loop, learningRate: .standard, namespaces: provider, request: request,
+      log: log, makePolicy: makePolicy)
+    work = Task(executorPreference: loop) { await tuner.run(events) }
+    Thread.detachNewThread { loop.run() }
+    self.loop = loop
+    self.provider = provider
+    self.pump = pump
+    self.lines = lines
+  }
+
+  /// Ends it, and puts back what it changed.
+  func stop() async {
+    work.cancel()
+    await work.value
+    await provider.stop()
+    loop.stop()
+  }
+
+  /// What it logs.
+  final class Lines: LogHandler, Sendable {
+    private let lines = Mutex([String]())
+    var all: [String] { lines.withLock { $0 } }
+
+    func log(event: LogEvent) { lines.withLock { $0.append("\(event.message)") } }
+
+    subscript(metadataKey key: String) -> Logger.Metadata.Value? {
+      get { nil }
+      set {}
+    }
+    var metadata: Logger.Metadata {
+      get { [:] }
+      set {}
+    }
+    var logLevel: Logger.Level {
+      get { .debug }
+      set {}
+    }
+  }
+}
+
+/// Namespaces by the events that come from them.
+private actor Namespaces: NamespaceProvider {
+  private let around: NetworkNamespace.Surroundings
+  nonisolated var unownedExecutor: UnownedSerialExecutor {
+    around.loop.asUnownedSerialExecutor()
+  }
+  private var all: [NamespaceID: (namespace: NetworkNamespace, work: Task<Void, Never>)] = [:]
+
+  init(_ around: NetworkNamespace.Surroundings) { self.around = around }
+
+  func namespace(_ id: NamespaceID) -> NetworkNamespace {
+    if let known = all[id] { return known.namespace }
+    let namespace = NetworkNamespace(id, around: around)
+    all[id] = (namespace, Task(executorPreference: around.loop) { await namespace.run() })
+    return namespace
+  }
+
+  func own() -> NetworkNamespace { namespace(around.directory.own) }
+  func administratorWroteGlobally(_ write: AdministratorWrite) {}
+  func survey(_ read: @Sendable () throws -> Int64) async -> Int64 { 1 << 20 }
+
+  func stop() async {
+    for (namespace, work) in all.values {
+      _ = await namespace.rollBack()
+      namespace.finish()
+      await work.value
+    }
+  }
+}
