@@ -8,6 +8,9 @@ RELEASE = --configuration release --static-swift-stdlib
 # What `make run` passes to the daemon.
 ARGS ?= --foreground --verbose
 
+# Chosen on the command line or in the environment.
+export KERNEL TESTS
+
 .PHONY: run test build install bench lint demo clean deps test-vm
 
 ## run: build, and run the daemon in the foreground until Ctrl-C
@@ -43,13 +46,13 @@ bench: deps
 
 ## test-vm: the integration tests on Debian's kernels; KERNEL= and TESTS= choose
 test-vm: deps
-	KERNEL="$(KERNEL)" TESTS="$(TESTS)" Tests/vm/suite
+	Tests/vm/suite
 
 ## lint: formatting, man pages, shell scripts
 lint: deps
 	$(SWIFT) format lint --strict --recursive Sources Tests Plugins Package.swift
 	mandoc -T lint -W warning man/*.8
-	shellcheck .ci/run scripts/deps Tests/vm/run
+	shellcheck .ci/run scripts/deps Tests/vm/run Tests/vm/init Tests/vm/suite Tests/vm/kernels
 
 ## deps: install the libraries and tools that are missing, by apt or dnf
 deps:
