@@ -61,7 +61,7 @@ final class TCPBufferTests: IntegrationTestCase {
   }
 
   func testModerationIsSwitchedOn() async throws {
-    let path = try await Path(delay: Path.ordinaryDelay)
+    let path = try await Path(delay: 10)
     try await path.setLargeBuffers()
     try await path.right.set("net.ipv4.tcp_moderate_rcvbuf", "0")
     let server = try await Iperf.server(in: path.right)
