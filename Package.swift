@@ -2,7 +2,7 @@
 import PackageDescription
 
 let swiftSettings: [SwiftSetting] = [
-  .enableUpcomingFeature("ExistentialAny"),
+  .enableUpcomingFeature("ExistentialAny")
 ]
 
 let package = Package(
@@ -47,7 +47,8 @@ let package = Package(
     .executableTarget(name: "EmbedBPF", swiftSettings: swiftSettings),
 
     .testTarget(
-      name: "PolicyTests", dependencies: ["Tuners", "Kernel", "CShims"], swiftSettings: swiftSettings),
+      name: "PolicyTests", dependencies: ["Tuners", "Kernel", "CShims"],
+      swiftSettings: swiftSettings),
     .testTarget(
       name: "IntegrationTests",
       dependencies: [
@@ -58,6 +59,18 @@ let package = Package(
     .target(
       name: "TestSupport", dependencies: ["CShims", "Kernel"], path: "Tests/Support",
       swiftSettings: swiftSettings),
+    .executableTarget(
+      name: "bpftune-bench",
+      dependencies: [
+        "BenchLoop", "TestSupport", "Tuners", "Kernel", "CShims",
+        .product(name: "ArgumentParser", package: "swift-argument-parser"),
+        .product(name: "Logging", package: "swift-log"),
+      ],
+      path: "Sources/Bench", swiftSettings: swiftSettings),
+    .executableTarget(
+      name: "bpftune-demo", dependencies: ["TestSupport"], path: "Sources/Demo",
+      swiftSettings: swiftSettings),
+    .target(name: "BenchLoop", linkerSettings: [.linkedLibrary("bpf")]),
     // A path with delay, loss and a rate between two namespaces.
     .executableTarget(
       name: "path-emulator", path: "Tests/PathEmulator",

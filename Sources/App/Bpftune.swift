@@ -11,7 +11,8 @@ struct Bpftune: ParsableCommand {
 
   static let configuration = CommandConfiguration(
     commandName: "bpftune",
-    abstract: "Tunes Linux by what the kernel says: watches through BPF, raises the limits that hold the system back, and leaves alone what an administrator sets.",
+    abstract:
+      "Tunes Linux by what the kernel says: watches through BPF, raises the limits that hold the system back, and leaves alone what an administrator sets.",
     discussion: "Without a subcommand it runs as the daemon until SIGTERM or SIGINT.",
     version: version,
     subcommands: [Check.self])

@@ -8,7 +8,8 @@ import Tuners
 /// and changes nothing.
 struct Check: ParsableCommand {
   static let configuration = CommandConfiguration(
-    abstract: "Shows what this kernel allows: each signal, the hook it gets, and why better ones were refused.",
+    abstract:
+      "Shows what this kernel allows: each signal, the hook it gets, and why better ones were refused.",
     discussion: "The daemon's options --cgroup and --hooks count here too.")
 
   @ParentCommand var daemon: Bpftune
@@ -21,7 +22,9 @@ struct Check: ParsableCommand {
   static func run(_ options: Options, json: Bool) throws {
     try exiting {
       if let failure = missingPrivilege() { throw failure }
-      let report = try describing { try Report(cgroup: options.cgroup, families: options.hooks.families) }
+      let report = try describing {
+        try Report(cgroup: options.cgroup, families: options.hooks.families)
+      }
       if json { try report.printJSON() } else { report.printTable() }
       if !report.works { throw Failure(report.verdict, exit: .failure) }
     }
@@ -57,7 +60,8 @@ private struct Report: Encodable {
     cgroup = root.path
     kernel = kernelRelease()
     let directory = try NamespaceDirectory(loop: KernelLoop())
-    namespaces = directory.hasCookies
+    namespaces =
+      directory.hasCookies
       ? "can be tuned, told apart by cookie" : "can be tuned, told apart by inode number only"
     signals = hooks.lines.map { line in
       Line(
@@ -68,9 +72,11 @@ private struct Report: Encodable {
     switch (hooks.missing.count, hooks.degraded.count) {
     case (0, 0): verdict = "bpftune works fully on this kernel"
     case (0, let degraded):
-      verdict = "bpftune works on this kernel; not by the first choice of hook: \(degraded) of \(hooks.lines.count) signals"
+      verdict =
+        "bpftune works on this kernel; not by the first choice of hook: \(degraded) of \(hooks.lines.count) signals"
     case (let missing, _):
-      verdict = "bpftune works in part on this kernel; without a hook: \(missing) of \(hooks.lines.count) signals"
+      verdict =
+        "bpftune works in part on this kernel; without a hook: \(missing) of \(hooks.lines.count) signals"
     }
   }
 
@@ -84,7 +90,8 @@ private struct Report: Encodable {
     print("kernel      \(kernel)")
     print("cgroup v2   \(cgroup)")
     print("namespaces  \(namespaces)\n")
-    let rows = [("TUNER", "SIGNAL", "HOOK")] + signals.map { ($0.owner, $0.signal, $0.hook ?? "none") }
+    let rows =
+      [("TUNER", "SIGNAL", "HOOK")] + signals.map { ($0.owner, $0.signal, $0.hook ?? "none") }
     let widths = [rows.map(\.0.count).max() ?? 0, rows.map(\.1.count).max() ?? 0]
     func pad(_ text: String, _ width: Int) -> String {
       text + String(repeating: " ", count: max(0, width - text.count))
@@ -104,5 +111,7 @@ private struct Report: Encodable {
 private func kernelRelease() -> String {
   var name = utsname()
   guard uname(&name) == 0 else { return "unknown" }
-  return withUnsafeBytes(of: name.release) { String(decoding: $0.prefix { $0 != 0 }, as: UTF8.self) }
+  return withUnsafeBytes(of: name.release) {
+    String(decoding: $0.prefix { $0 != 0 }, as: UTF8.self)
+  }
 }

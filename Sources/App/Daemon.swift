@@ -83,7 +83,8 @@ final class Daemon: Sendable {
     for line in hooks.degraded + hooks.missing {
       let refusals = line.report.refusals.map { "\($0.hook): \($0.reason)" }
       log.info(
-        "\(line.report.signal.name): by \(line.report.hook?.name ?? "nothing") (\(refusals.joined(separator: "; ")))")
+        "\(line.report.signal.name): by \(line.report.hook?.name ?? "nothing") (\(refusals.joined(separator: "; ")))"
+      )
     }
     async let serving: Void = supervisor.run(
       hooks: hooks, tunerEvents: tunerEvents, sysctlEvents: sysctlEvents,
@@ -113,14 +114,16 @@ final class Daemon: Sendable {
     for (tunable, total) in totals.sorted(by: { $0.key.name < $1.key.name }) {
       let why = total.scenarios.sorted { $0.key < $1.key }.map { "\($0.key): \($0.value)" }
       log.info(
-        "\(tunable.name) was changed \(times(total.changes)) in \(total.namespaces.count) namespaces, first from \(total.first), last to \(total.last) (\(why.joined(separator: "; ")))")
+        "\(tunable.name) was changed \(times(total.changes)) in \(total.namespaces.count) namespaces, first from \(total.first), last to \(total.last) (\(why.joined(separator: "; ")))"
+      )
     }
     if putBack > 0 { log.info("put back: \(putBack)") }
     log.debug("events received: \(pump.received)")
     let losses = pump.losses
     if !losses.isEmpty {
       log.warning(
-        "events lost: \(losses.ringFull) to a full ring buffer, \(losses.streamFull) to a full stream; \(losses.malformed) malformed")
+        "events lost: \(losses.ringFull) to a full ring buffer, \(losses.streamFull) to a full stream; \(losses.malformed) malformed"
+      )
     }
   }
 

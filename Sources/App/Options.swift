@@ -171,7 +171,9 @@ struct CompatibilityOptions: ParsableArguments {
 
   func validate() throws {
     if legacy {
-      throw ValidationError("--legacy is not needed: each signal takes the best hook the kernel has (see bpftune check)")
+      throw ValidationError(
+        "--legacy is not needed: each signal takes the best hook the kernel has (see bpftune check)"
+      )
     }
     if query != nil || port != nil {
       throw ValidationError("--query and --port are not available in this version")

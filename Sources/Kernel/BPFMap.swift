@@ -13,7 +13,9 @@ final class BPFMap {
     bpftune_bpf_capture_log()
     fd = bpf_map_create(
       type, name, UInt32(keySize), UInt32(valueSize), UInt32(maxEntries), nil)
-    guard fd >= 0 else { throw BPFObject.Failure("create map \(name)", errno: Errno(rawValue: -fd)) }
+    guard fd >= 0 else {
+      throw BPFObject.Failure("create map \(name)", errno: Errno(rawValue: -fd))
+    }
     self.name = name
   }
 

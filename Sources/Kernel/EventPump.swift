@@ -48,7 +48,8 @@ public final class EventPump: @unchecked Sendable {
         return 0
       }, context, nil)
     guard let ring else { throw SystemCallFailure("ring_buffer__new", "") }
-    try loop.onReadable(ring_buffer__epoll_fd(ring)) { [unowned self] in consume() }
+    // The map itself, not libbpf's epoll around it: one wake-up fewer.
+    try loop.onReadable(programs.ring.fd) { [unowned self] in consume() }
   }
 
   deinit {

@@ -39,9 +39,10 @@ public struct KernelEvent: Sendable {
       rebasing: record[MemoryLayout<bpftune_event_header>.size...])
     switch record.count {
     case MemoryLayout<bpftune_event>.size:
-      payload = .values((0..<Int(BPFTUNE_EVENT_VALUES)).map {
-        body.loadUnaligned(fromByteOffset: $0 * 8, as: Int64.self)
-      })
+      payload = .values(
+        (0..<Int(BPFTUNE_EVENT_VALUES)).map {
+          body.loadUnaligned(fromByteOffset: $0 * 8, as: Int64.self)
+        })
     case MemoryLayout<bpftune_sysctl_event>.size:
       func text(at offset: Int?, _ size: Int32) -> String {
         let bytes = body[(offset ?? 0) - MemoryLayout<bpftune_event_header>.size..<body.count]

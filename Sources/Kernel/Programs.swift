@@ -52,12 +52,16 @@ public final class Programs {
     } catch {
       throw .refused(error)
     }
-    if let object = try? open("sysctl_watch", source: 0), (try? object.load(["sysctl_watch_whoami"])) != nil,
+    if let object = try? open("sysctl_watch", source: 0),
+      (try? object.load(["sysctl_watch_whoami"])) != nil,
       let id = try? object.run("sysctl_watch_whoami")
     {
       ownThreadGroup = id
     }
   }
+
+  /// The ring buffer, for a consumer other than `EventPump`.
+  public var ringDescriptor: Int32 { ring.fd }
 
   /// Events that found the ring buffer full.
   public var lostEvents: UInt64 { lost.sumOverCPUs() }

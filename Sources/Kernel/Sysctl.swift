@@ -30,46 +30,64 @@ public enum Sysctl {
   }
 
   public static func read(_ tunable: Tunable) throws(Failure) -> SysctlValue {
-    let bytes: [UInt8]
-    do {
-      bytes = try contents(of: "/proc/sys/" + tunable.path, limit: 4096)
-    } catch {
-      throw error.errno == .noSuchFileOrDirectory ? .absent(tunable) : .failed(tunable, error)
-    }
-    let text = String(decoding: bytes, as: UTF8.self)
-    guard let value = SysctlValue(text, arity: tunable.arity) else {
-      throw .unreadable(tunable, text: text)
-    }
-    return value
+    try withFile(of: tunable, O_RDONLY) { (fd) throws(Failure) in try value(of: tunable, fd) }
   }
 
-  /// Writes, and reads back what the kernel made of it.
-  public static func write(_ tunable: Tunable, _ value: SysctlValue) throws(Failure) {
-    switch tunable.means {
-    case .file: try writeFile(tunable, value)
-    case .neighbourTable(let table, let threshold):
+  /// Writes `new` where `old` still stands, and reads back what the kernel made
+  /// of it. Returns what stands there instead of `old`, in which case nothing
+  /// was written; nil when it was.
+  public static func replace(
+    _ tunable: Tunable, _ old: SysctlValue, with new: SysctlValue
+  ) throws(Failure) -> SysctlValue? {
+    try withFile(of: tunable, O_RDWR) { (fd) throws(Failure) in
+      let current = try value(of: tunable, fd)
+      guard current == old else { return current }
+      try write(tunable, new, fd)
+      let reads = try value(of: tunable, fd)
+      guard reads == new else { throw .notTaken(tunable, wrote: new, reads: reads) }
+      return nil
+    }
+  }
+
+  private static func write(
+    _ tunable: Tunable, _ new: SysctlValue, _ fd: Int32
+  ) throws(Failure) {
+    if case .neighbourTable(let table, let threshold) = tunable.means {
       do {
-        try table.set(threshold: threshold, to: value.maximum ?? 0)
+        return try table.set(threshold: threshold, to: new.maximum ?? 0)
       } catch {
         throw .netlink(tunable, error)
       }
     }
-    let reads = try read(tunable)
-    guard reads == value else { throw .notTaken(tunable, wrote: value, reads: reads) }
+    var text = new.description
+    let (written, length) = text.withUTF8 { (pwrite(fd, $0.baseAddress, $0.count, 0), $0.count) }
+    guard written == length else {
+      throw .failed(tunable, SystemCallFailure("write \"\(new)\" to", tunable.name))
+    }
   }
 
-  private static func writeFile(_ tunable: Tunable, _ value: SysctlValue) throws(Failure) {
+  private static func withFile<R>(
+    of tunable: Tunable, _ flags: Int32, _ body: (Int32) throws(Failure) -> R
+  ) throws(Failure) -> R {
     let path = "/proc/sys/" + tunable.path
-    let fd = open(path, O_WRONLY | O_CLOEXEC)
+    let fd = open(path, flags | O_CLOEXEC)
     guard fd >= 0 else {
       let failure = SystemCallFailure("open", path)
       throw failure.errno == .noSuchFileOrDirectory ? .absent(tunable) : .failed(tunable, failure)
     }
     defer { close(fd) }
-    var text = value.description
-    let (written, length) = text.withUTF8 { (Glibc.write(fd, $0.baseAddress, $0.count), $0.count) }
-    guard written == length else {
-      throw .failed(tunable, SystemCallFailure("write \"\(value)\" to", path))
+    return try body(fd)
+  }
+
+  private static func value(of tunable: Tunable, _ fd: Int32) throws(Failure) -> SysctlValue {
+    let text: String? = withUnsafeTemporaryAllocation(of: UInt8.self, capacity: 4096) { buffer in
+      let count = pread(fd, buffer.baseAddress, buffer.count, 0)
+      return count < 0 ? nil : String(decoding: buffer[..<count], as: UTF8.self)
     }
+    guard let text else { throw .failed(tunable, SystemCallFailure("read", tunable.name)) }
+    guard let value = SysctlValue(text, arity: tunable.arity) else {
+      throw .unreadable(tunable, text: text)
+    }
+    return value
   }
 }

@@ -26,6 +26,8 @@ public struct Tunable: Hashable, Sendable {
   /// As sysctl(8) writes it: `net.ipv4.tcp_rmem`. A device whose name has dots
   /// in it has slashes here: `net.ipv4.conf.eth0/100.arp_accept`.
   public let name: String
+  /// Its path below /proc/sys: `net/ipv4/tcp_rmem`.
+  public let path: String
   public let arity: Arity
   public let scope: Scope
   /// What the kernel takes, for each number.
@@ -37,6 +39,9 @@ public struct Tunable: Hashable, Sendable {
     means: Means = .file
   ) {
     self.name = name
+    let (dot, slash) = (UInt8(ascii: "."), UInt8(ascii: "/"))
+    path = String(
+      decoding: name.utf8.map { $0 == dot ? slash : $0 == slash ? dot : $0 }, as: UTF8.self)
     self.arity = arity
     self.scope = scope
     self.bounds = bounds
@@ -65,11 +70,6 @@ public struct Tunable: Hashable, Sendable {
       device != "all", device != "default"
     else { return nil }
     return String(device)
-  }
-
-  /// Its path below /proc/sys: `net/ipv4/tcp_rmem`.
-  public var path: String {
-    String(name.map { $0 == "." ? "/" : $0 == "/" ? "." : $0 })
   }
 
   /// Under which name its writes are watched (bpf/sysctl_watch.bpf.c): what
@@ -121,7 +121,9 @@ public enum SysctlValue: Hashable, Sendable, CustomStringConvertible {
     case .text: return SysctlValue(text, arity: .text)
     case .scalar: return SysctlValue(text, arity: .scalar)
     case .triple(let minimum, let initial, let maximum):
-      guard let numbers = Self.numbers(in: text), (1...3).contains(numbers.count) else { return nil }
+      guard let numbers = Self.numbers(in: text), (1...3).contains(numbers.count) else {
+        return nil
+      }
       let all = numbers + [minimum, initial, maximum][numbers.count...]
       return .triple(minimum: all[0], initial: all[1], maximum: all[2])
     }
@@ -145,10 +147,11 @@ public enum SysctlValue: Hashable, Sendable, CustomStringConvertible {
     }
   }
 
+  /// Works on bytes, since it stands on the way from an event to a change.
   private static func numbers(in text: some StringProtocol) -> [Int64]? {
     var numbers: [Int64] = []
-    for word in text.split(whereSeparator: { $0.isWhitespace || $0 == "\0" }) {
-      guard let number = Int64(word) else { return nil }
+    for word in text.utf8.split(whereSeparator: { $0 <= UInt8(ascii: " ") }) {
+      guard let number = Int64(String(decoding: word, as: UTF8.self)) else { return nil }
       numbers.append(number)
     }
     return numbers

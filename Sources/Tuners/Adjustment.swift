@@ -46,7 +46,8 @@ public struct Risk: Sendable, Hashable {
 
 /// What became of an adjustment.
 public enum Outcome: Sendable, Equatable {
-  case applied(old: SysctlValue, new: SysctlValue)
+  /// Written, at that time in nanoseconds of CLOCK_MONOTONIC.
+  case applied(old: SysctlValue, new: SysctlValue, at: UInt64)
   /// Dry run: nothing was written.
   case advised(old: SysctlValue, new: SysctlValue)
   case refused(Refusal)

@@ -53,7 +53,8 @@ public actor NetworkNamespace {
   private var folder = LogFolder()
   private var name: String?
 
-  public init(_ id: NamespaceID, around: Surroundings, disabled: [String: AdministratorWrite] = [:]) {
+  public init(_ id: NamespaceID, around: Surroundings, disabled: [String: AdministratorWrite] = [:])
+  {
     self.id = id
     self.around = around
     self.disabled = disabled
@@ -67,9 +68,8 @@ public actor NetworkNamespace {
       switch request {
       case .adjust(let adjustment, let tuner, let seenAt, let answer):
         let outcome = await apply(adjustment, of: tuner)
-        let delay = KernelEvent.now() - seenAt
         answer.resume(returning: outcome)
-        await record(adjustment, of: tuner, outcome, after: delay)
+        await record(adjustment, of: tuner, outcome, seenAt: seenAt)
       case .administratorWrote(let write):
         await yield(to: write)
       case .rollBack(let answer):
@@ -132,8 +132,6 @@ public actor NetworkNamespace {
       return .refused(.outOfBounds(tunable.bounds))
     }
     let ours = await around.journal.entry(tunable, in: id)?.written
-    // Reading and writing happen in one visit to the namespace, and so as
-    // close together as can be.
     let old: SysctlValue
     do {
       old = try await visit { () throws(Sysctl.Failure) in try Sysctl.read(tunable) }
@@ -152,15 +150,24 @@ public actor NetworkNamespace {
     if around.dryRun || !isAllowed(adjustment) { return .advised(old: old, new: new) }
 
     await around.journal.willWrite(new, over: old, tunable, in: id, tuner: tuner)
-    do {
-      try await visit { () throws(Sysctl.Failure) in try Sysctl.write(tunable, new) }
+    do throws(Refusal) {
+      let other = try await replace(tunable, old, with: new)
+      if let other { throw .stale(current: other) }
     } catch {
       await around.journal.didNotWrite(tunable, in: id, still: old)
       return .refused(error)
     }
+    let time = KernelEvent.now()
     await around.journal.didWrite(
       new, over: old, tunable, in: id, scenario: adjustment.scenario)
-    return .applied(old: old, new: new)
+    return .applied(old: old, new: new, at: time)
+  }
+
+  /// Nil when `new` was written; else what stands there instead of `old`.
+  private func replace(
+    _ tunable: Tunable, _ old: SysctlValue, with new: SysctlValue
+  ) async throws(Refusal) -> SysctlValue? {
+    try await visit { () throws(Sysctl.Failure) in try Sysctl.replace(tunable, old, with: new) }
   }
 
   /// Does something to a tunable inside this namespace.
@@ -211,7 +218,7 @@ public actor NetworkNamespace {
       wanted != current
     else { return }
     do {
-      try await visit { () throws(Sysctl.Failure) in try Sysctl.write(tunable, wanted) }
+      _ = try await replace(tunable, current, with: wanted)
     } catch {
       // The kernel would not take the administrator's value either.
       around.log.debug("\(tunable.name) \(wanted) in \(id): \(error)")
@@ -225,14 +232,13 @@ public actor NetworkNamespace {
     let here = await title()
     for (tunable, entry) in await around.journal.changed()[id] ?? [] {
       do {
-        let current = try await visit { () throws(Sysctl.Failure) in try Sysctl.read(tunable) }
-        guard current == entry.written else {
+        let current = entry.written
+        let original = entry.original
+        if let other = try await replace(tunable, current, with: original) {
           around.log.notice(
-            "\(tunable.name) is left at \(current) in \(here): someone else set it")
+            "\(tunable.name) is left at \(other) in \(here): someone else set it")
           continue
         }
-        let original = entry.original
-        try await visit { () throws(Sysctl.Failure) in try Sysctl.write(tunable, original) }
         await around.journal.release(tunable, in: id)
         count += 1
         around.log.notice("\(tunable.name) \(current) -> \(original) (\(here)): rolled back")
@@ -247,16 +253,17 @@ public actor NetworkNamespace {
   // MARK: Logging
 
   private func record(
-    _ adjustment: Adjustment, of tuner: String, _ outcome: Outcome, after nanoseconds: UInt64
+    _ adjustment: Adjustment, of tuner: String, _ outcome: Outcome, seenAt: UInt64
   ) async {
     let tunable = adjustment.tunable.name
     switch outcome {
-    case .applied(let old, let new):
+    case .applied(let old, let new, let time):
       guard let repeats = folder.admit("\(tunable)") else { return }
       let here = await title()
       around.log.notice(
         "\(tunable) \(old) -> \(new) (\(here)): \(adjustment.reason)\(repeats)")
-      around.log.debug("\(tuner): \(adjustment.scenario): written \(nanoseconds / 1000) us after the event")
+      around.log.debug(
+        "\(tuner): \(adjustment.scenario): written \((time - seenAt) / 1000) us after the event")
     case .advised(let old, let new):
       guard let repeats = folder.admit("advice \(tunable) \(new)", most: 1) else { return }
       let here = await title()
@@ -264,7 +271,8 @@ public actor NetworkNamespace {
         isAllowed(adjustment) ? "" : "; it \($0.warning), and so needs --allow-risky \($0.name)"
       }
       around.log.notice(
-        "advice: \(tunable) \(old) -> \(new) (\(here)): \(adjustment.reason)\(risk ?? "")\(repeats)")
+        "advice: \(tunable) \(old) -> \(new) (\(here)): \(adjustment.reason)\(risk ?? "")\(repeats)"
+      )
     case .refused(let refusal):
       switch refusal {
       case .failed:

@@ -191,8 +191,9 @@ public struct TCPBuffer: Policy {
     let ceiling = ceiling(seen)
     let wanted = min(Int64(Double(seen.limit) * growth), ceiling) & ~4095
     guard wanted > seen.limit + seen.limit / 8 else {
-      return .leave("\(Words.bytes(seen.limit)) is as much as this path or"
-        + " the memory calls for (\(Words.bytes(ceiling)))")
+      return .leave(
+        "\(Words.bytes(seen.limit)) is as much as this path or"
+          + " the memory calls for (\(Words.bytes(ceiling)))")
     }
     if wanted > Self.confirmAbove, !confirms(seen, known.unconfirmed) {
       if known.unconfirmed?.limit != seen.limit { known.unconfirmed = seen }
@@ -244,7 +245,8 @@ public struct TCPBuffer: Policy {
     let fair = share.overflow ? Int64.max : share.partialValue / 8
     // Twice what 100 Gbit/s carries in a round trip: no path needs more.
     let useful = max(seen.rtt, 1).multipliedReportingOverflow(by: 25_000)
-    return [fair, seen.freeMemory / 16, useful.overflow ? .max : useful.partialValue,
+    return [
+      fair, seen.freeMemory / 16, useful.overflow ? .max : useful.partialValue,
       Int64(Int32.max),
     ].min() ?? 0
   }
@@ -270,7 +272,8 @@ public struct TCPBuffer: Policy {
   private func title(_ seen: Observation) -> String {
     let direction = seen.scenario == .sendLimit ? "to" : "from"
     let buffer = seen.scenario == .sendLimit ? "send" : "receive"
-    return "\(buffer) buffer of port \(seen.localPort) \(direction) \(seen.peer) port \(seen.remotePort)"
+    return
+      "\(buffer) buffer of port \(seen.localPort) \(direction) \(seen.peer) port \(seen.remotePort)"
   }
 
   private func reason(_ seen: Observation) -> String {

@@ -24,7 +24,9 @@ final class NamespaceTests: IntegrationTestCase {
   /// unshare(2) by a process that stays inside, without any mount.
   func testUnsharedAndClonedNamespacesAreSeen() async throws {
     let daemon = try await Daemon()
-    let unshared = try Command(["unshare", "-n", "sh", "-c", "readlink /proc/self/ns/net; sleep 20"])
+    let unshared = try Command([
+      "unshare", "-n", "sh", "-c", "readlink /proc/self/ns/net; sleep 20",
+    ])
     let cloned = try Command(["perl", "-e", Self.clone])
     for command in [unshared, cloned] {
       let link = try await command.line(containing: "net:[")

@@ -58,7 +58,8 @@ final class KernelEventTests: XCTestCase {
 
   func testMalformedRecords() {
     let good = bytes(of: event())
-    for size in 0..<400 where size != good.count && size != MemoryLayout<bpftune_sysctl_event>.size {
+    for size in 0..<400 where size != good.count && size != MemoryLayout<bpftune_sysctl_event>.size
+    {
       let record = Array((good + [UInt8](repeating: 0, count: 400)).prefix(size))
       XCTAssertNil(decode(record), "\(size) bytes")
     }
