@@ -36,7 +36,8 @@ struct netns_ipv4 {
 
 /* include/net/net_namespace.h */
 struct net {
-	__u64 net_cookie;
+	__u64 net_cookie;	/* before 5.12 an atomic64_t: not this field */
+	__u32 hash_mix;		/* random, one a namespace */
 	struct ns_common ns;
 	struct netns_ipv4 ipv4;
 };
@@ -50,6 +51,7 @@ struct nsproxy {
 struct task_struct {
 	struct nsproxy *nsproxy;
 	int tgid;
+	char comm[BPFTUNE_COMM];
 };
 
 /* include/net/net_namespace.h */
@@ -184,6 +186,14 @@ static __always_inline bool fold(struct bpftune_event_header *header, __s64 limi
 	return true;
 }
 
+/* 0 where the kernel gives a namespace its number only when it is asked for. */
+static __always_inline __u64 net_cookie(struct net *net)
+{
+	if (!bpf_core_field_exists(net->net_cookie))
+		return 0;
+	return BPF_CORE_READ(net, net_cookie);
+}
+
 static __always_inline void fill_header(struct bpftune_event_header *header,
 					struct net *net, __u16 scenario)
 {
@@ -191,7 +201,7 @@ static __always_inline void fill_header(struct bpftune_event_header *header,
 	header->version = BPFTUNE_EVENT_VERSION;
 	header->source = source_id;
 	header->scenario = scenario;
-	header->netns_cookie = BPF_CORE_READ(net, net_cookie);
+	header->netns_cookie = net_cookie(net);
 	header->netns_inode = BPF_CORE_READ(net, ns.inum);
 	header->ktime_ns = bpf_ktime_get_ns();
 }
@@ -209,6 +219,14 @@ static __always_inline void emit(void *record, __u64 size)
 {
 	if (bpf_ringbuf_output(&events, record, size, 0))
 		count_lost();
+}
+
+/* Read from the task: bpf_get_current_pid_tgid() is not to be had everywhere. */
+static __always_inline __u32 current_tgid(void)
+{
+	struct task_struct *task = (void *)bpf_get_current_task();
+
+	return BPF_CORE_READ(task, tgid);
 }
 
 static __always_inline struct net *current_net(void)

@@ -283,7 +283,8 @@ static __always_inline void made_again(struct neigh_table *tbl, struct net_devic
 	}
 	if (away > state->away_ns)
 		state->away_ns = away;
-	if (__sync_fetch_and_add(&state->churned, 1) + 1 < CHURN_MANY)
+	__sync_fetch_and_add(&state->churned, 1);
+	if (state->churned < CHURN_MANY)
 		return;
 
 	__builtin_memset(&event, 0, sizeof(event));
@@ -375,7 +376,8 @@ static __always_inline __u64 many(struct net_device *dev, enum neigh_scenario sc
 		bpf_map_update_elem(&neigh_paces, &key, &first, BPF_ANY);
 		return 0;
 	}
-	count = __sync_fetch_and_add(&pace->count, 1) + 1;
+	__sync_fetch_and_add(&pace->count, 1);
+	count = pace->count;
 	return count < limit ? 0 : count;
 }
 

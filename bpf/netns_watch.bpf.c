@@ -2,24 +2,19 @@
 /*
  * namespace watch: network namespaces as they come into being.
  */
-#include "bpftune.bpf.h"
+#include "netns_watch.h"
 
-#define CLONE_NEWNET 0x40000000
-
-/* Mirrored by NamespaceScenario in Sources/Kernel/NamespaceWatch.swift. */
-enum netns_watch_scenario {
-	NETNS_WATCH_CREATED = 1,
-};
-
-EXPORT_ENUM(netns_watch_scenario);
-
+/*
+ * The hooks below see a namespace that was there before, too: tell once. Where
+ * there are no cookies the inode number alone does not say whether it was.
+ */
 static __always_inline void created(struct net *net, __u32 pid)
 {
 	struct bpftune_event event = {};
 
 	fill_header(&event.header, net, NETNS_WATCH_CREATED);
 	event.header.pid = pid;
-	if (fold(&event.header, 0))
+	if (fold(&event.header, BPF_CORE_READ(net, hash_mix)))
 		emit(&event, sizeof(event));
 }
 
@@ -47,7 +42,7 @@ SEC("tracepoint/syscalls/sys_exit_unshare")
 int netns_watch_unshare(struct unshare_exit *ctx)
 {
 	if (!ctx->ret)
-		created(current_net(), bpf_get_current_pid_tgid() >> 32);
+		created(current_net(), current_tgid());
 	return 0;
 }
 

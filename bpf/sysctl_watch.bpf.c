@@ -37,6 +37,7 @@ SEC("cgroup/sysctl")
 int sysctl_watch(struct bpf_sysctl *ctx)
 {
 	struct bpftune_sysctl_event *event;
+	struct task_struct *task = (void *)bpf_get_current_task();
 	struct sysctl_name name = {};
 	__u32 tgid;
 
@@ -46,7 +47,7 @@ int sysctl_watch(struct bpf_sysctl *ctx)
 		return 1;
 	if (!bpf_map_lookup_elem(&watched_sysctls, &name) && !is_watched_anywhere(ctx))
 		return 1;
-	tgid = bpf_get_current_pid_tgid() >> 32;
+	tgid = current_tgid();
 	if (tgid == own_tgid)
 		return 1;
 
@@ -58,7 +59,7 @@ int sysctl_watch(struct bpf_sysctl *ctx)
 	__builtin_memset(event, 0, sizeof(*event));
 	fill_header(&event->header, current_net(), 0);
 	event->header.pid = tgid;
-	bpf_get_current_comm(event->comm, sizeof(event->comm));
+	BPF_CORE_READ_INTO(&event->comm, task, comm);
 	__builtin_memcpy(event->name, name.bytes, sizeof(event->name));
 	bpf_sysctl_get_current_value(ctx, event->old_value, sizeof(event->old_value));
 	bpf_sysctl_get_new_value(ctx, event->new_value, sizeof(event->new_value));
@@ -70,7 +71,7 @@ int sysctl_watch(struct bpf_sysctl *ctx)
 SEC("raw_tp/sys_enter")
 int sysctl_watch_whoami(void *ctx)
 {
-	return bpf_get_current_pid_tgid() >> 32;
+	return current_tgid();
 }
 
 char _license[] SEC("license") = "Dual BSD/GPL";

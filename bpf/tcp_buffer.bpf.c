@@ -42,7 +42,7 @@ int BPF_PROG(tcp_buffer_rcv_space_adjust, struct sock *sk)
 	struct tcp_sock *tp = bpf_skc_to_tcp_sock(sk);
 
 	if (tp)
-		receive_limited(tp, sk->__sk_common.skc_net.net);
+		receive_limited(tp, sk->__sk_common.skc_net.net, false);
 	return 0;
 }
 

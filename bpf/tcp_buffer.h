@@ -97,6 +97,19 @@ enum tcp_buffer_value {
 EXPORT_ENUM(tcp_buffer_scenario);
 EXPORT_ENUM(tcp_buffer_value);
 
+/*
+ * A field of a socket or namespace. Where the verifier knows the pointer's type
+ * it is an ordinary load; a kprobe's pointers have none and need a helper.
+ */
+#ifdef TCP_BUFFER_UNTYPED
+#define FIELD(pointer, field) BPF_CORE_READ(pointer, field)
+#define SMALL_FIELD(pointer, field) BPF_CORE_READ_BITFIELD_PROBED(pointer, field)
+#else
+#define FIELD(pointer, field) ((pointer)->field)
+/* One that is of another size, or a bit field, on some kernels. */
+#define SMALL_FIELD(pointer, field) BPF_CORE_READ_BITFIELD(pointer, field)
+#endif
+
 static __always_inline void report(struct sock *sk,
 				   struct bpftune_event *event)
 {
@@ -133,23 +146,23 @@ static __always_inline void report(struct sock *sk,
 static __always_inline void send_limited(struct tcp_sock *tp, struct net *net)
 {
 	struct sock *sk = &tp->inet_conn.icsk_inet.sk;
-	int limit = net->ipv4.sysctl_tcp_wmem[2];
-	int size = sk->sk_sndbuf;
+	int limit = FIELD(net, ipv4.sysctl_tcp_wmem[2]);
+	int size = FIELD(sk, sk_sndbuf);
 	struct bpftune_event event = {};
 	__u32 in_flight, mss;
 
 	if (size < limit - limit / 8)
 		return;
-	if (BPF_CORE_READ_BITFIELD(sk, sk_userlocks) & SOCK_SNDBUF_LOCK)
+	if (SMALL_FIELD(sk, sk_userlocks) & SOCK_SNDBUF_LOCK)
 		return;
-	if (sk->sk_wmem_queued < size / 2)
+	if (FIELD(sk, sk_wmem_queued) < size / 2)
 		return;
-	mss = tp->mss_cache;
-	in_flight = tp->snd_nxt - tp->snd_una;
-	if (tp->packets_out >= tp->snd_cwnd || in_flight + mss >= tp->snd_wnd)
+	mss = FIELD(tp, mss_cache);
+	in_flight = FIELD(tp, snd_nxt) - FIELD(tp, snd_una);
+	if (FIELD(tp, packets_out) >= FIELD(tp, snd_cwnd) || in_flight + mss >= FIELD(tp, snd_wnd))
 		return;
 	/* Much that waits to be sent: pacing is the limit, not the buffer. */
-	if (tp->write_seq - tp->snd_nxt > in_flight)
+	if (FIELD(tp, write_seq) - FIELD(tp, snd_nxt) > in_flight)
 		return;
 
 	fill_header(&event.header, net, TCP_BUFFER_SEND_LIMIT);
@@ -158,42 +171,51 @@ static __always_inline void send_limited(struct tcp_sock *tp, struct net *net)
 	event.values[TCP_BUFFER_LIMIT] = limit;
 	event.values[TCP_BUFFER_SIZE] = size;
 	event.values[TCP_BUFFER_IN_FLIGHT] = in_flight;
-	event.values[TCP_BUFFER_WINDOW] = (__u64)tp->snd_cwnd * mss;
-	event.values[TCP_BUFFER_RTT] = tp->srtt_us >> 3;
-	event.values[TCP_BUFFER_RTT_MIN] = tp->rtt_min.s[0].v;
+	event.values[TCP_BUFFER_WINDOW] = (__u64)FIELD(tp, snd_cwnd) * mss;
+	event.values[TCP_BUFFER_RTT] = FIELD(tp, srtt_us) >> 3;
+	event.values[TCP_BUFFER_RTT_MIN] = FIELD(tp, rtt_min.s[0].v);
 	report(sk, &event);
 }
 
 /*
  * The application reads as fast as data comes, the buffer stands at the
  * maximum, and what it took in a round trip would have the kernel grow it.
- * Mirrors tcp_rcv_space_adjust() in net/ipv4/tcp_input.c.
+ * Mirrors tcp_rcv_space_adjust() in net/ipv4/tcp_input.c, before it does its
+ * work; at any other moment (`polled`) the measurement of this round trip is
+ * not complete, and the largest so far stands for it.
  */
-static __always_inline void receive_limited(struct tcp_sock *tp, struct net *net)
+static __always_inline void receive_limited(struct tcp_sock *tp, struct net *net, bool polled)
 {
 	struct sock *sk = &tp->inet_conn.icsk_inet.sk;
-	int limit = net->ipv4.sysctl_tcp_rmem[2];
-	int size = sk->sk_rcvbuf;
-	bool moderate = net->ipv4.sysctl_tcp_moderate_rcvbuf;
+	int limit = FIELD(net, ipv4.sysctl_tcp_rmem[2]);
+	int size = FIELD(sk, sk_rcvbuf);
+	bool moderate = SMALL_FIELD(net, ipv4.sysctl_tcp_moderate_rcvbuf);
 	struct bpftune_event event = {};
 	__u32 rtt, copied, unread;
 	__u64 elapsed;
 
 	if (moderate && size < limit - limit / 8)
 		return;
-	if (BPF_CORE_READ_BITFIELD(sk, sk_userlocks) & SOCK_RCVBUF_LOCK)
+	if (SMALL_FIELD(sk, sk_userlocks) & SOCK_RCVBUF_LOCK)
 		return;
-	rtt = tp->rcv_rtt_est.rtt_us >> 3;
+	rtt = FIELD(tp, rcv_rtt_est.rtt_us) >> 3;
 	if (!rtt)
 		return;
-	elapsed = bpf_ktime_get_ns() / 1000 - tp->rcvq_space.time;
-	if (elapsed < rtt || elapsed > 4ULL * rtt)
+	elapsed = bpf_ktime_get_ns() / 1000 - FIELD(tp, rcvq_space.time);
+	if (elapsed > 4ULL * rtt)
 		return;
 	/* A window of data a round trip takes twice that in buffer space. */
-	copied = tp->copied_seq - tp->rcvq_space.seq;
+	if (polled) {
+		copied = FIELD(tp, rcvq_space.space);
+		elapsed = rtt;
+	} else {
+		copied = FIELD(tp, copied_seq) - FIELD(tp, rcvq_space.seq);
+	}
+	if (elapsed < rtt)
+		return;
 	if ((__u64)copied * rtt / elapsed * 4 < (__u64)size)
 		return;
-	unread = tp->rcv_nxt - tp->copied_seq;
+	unread = FIELD(tp, rcv_nxt) - FIELD(tp, copied_seq);
 	if (unread > copied / 2)
 		return;
 
@@ -205,7 +227,7 @@ static __always_inline void receive_limited(struct tcp_sock *tp, struct net *net
 	event.values[TCP_BUFFER_SIZE] = size;
 	event.values[TCP_BUFFER_IN_FLIGHT] = (__u64)copied * rtt / elapsed;
 	event.values[TCP_BUFFER_WINDOW] =
-		65535ULL << BPF_CORE_READ_BITFIELD(tp, rx_opt.rcv_wscale);
+		65535ULL << SMALL_FIELD(tp, rx_opt.rcv_wscale);
 	event.values[TCP_BUFFER_RTT] = rtt;
 	report(sk, &event);
 }

@@ -66,7 +66,7 @@ int tcp_buffer_poll_receive(struct bpf_iter__tcp *ctx)
 	struct tcp_sock *tp = connection(ctx);
 
 	if (tp)
-		receive_limited(tp, tp->inet_conn.icsk_inet.sk.__sk_common.skc_net.net);
+		receive_limited(tp, tp->inet_conn.icsk_inet.sk.__sk_common.skc_net.net, true);
 	return 0;
 }
 

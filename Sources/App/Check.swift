@@ -1,6 +1,5 @@
 import ArgumentParser
 import FoundationEssentials
-import Glibc
 import Kernel
 import Tuners
 
@@ -58,7 +57,7 @@ private struct Report: Encodable {
     let programs = try Programs(cgroup: root, families: families)
     let hooks = try Hooks(programs: programs, tuners: tuners)
     cgroup = root.path
-    kernel = kernelRelease()
+    kernel = KernelVersion.release
     let directory = try NamespaceDirectory(loop: KernelLoop())
     namespaces =
       directory.hasCookies
@@ -70,6 +69,8 @@ private struct Report: Encodable {
     }
     works = hooks.missing.isEmpty
     switch (hooks.missing.count, hooks.degraded.count) {
+    case (0, 0) where !directory.hasCookies:
+      verdict = "bpftune works on this kernel; namespaces are told apart by inode number only (no cookies before Linux 5.14)"
     case (0, 0): verdict = "bpftune works fully on this kernel"
     case (0, let degraded):
       verdict =
@@ -104,14 +105,5 @@ private struct Report: Encodable {
       }
     }
     print("\n\(verdict)")
-  }
-}
-
-/// As `uname -r` prints it.
-private func kernelRelease() -> String {
-  var name = utsname()
-  guard uname(&name) == 0 else { return "unknown" }
-  return withUnsafeBytes(of: name.release) {
-    String(decoding: $0.prefix { $0 != 0 }, as: UTF8.self)
   }
 }

@@ -88,7 +88,8 @@ final class Daemon: Sendable {
     }
     async let serving: Void = supervisor.run(
       hooks: hooks, tunerEvents: tunerEvents, sysctlEvents: sysctlEvents,
-      namespaceEvents: namespaceEvents, ready: { [self] in announce() })
+      namespaceEvents: namespaceEvents, losses: pump.lossReports,
+      ready: { [self] in announce() })
     for await signal in stops {
       log.info("stopping on signal \(signal)")
       break
@@ -109,6 +110,7 @@ final class Daemon: Sendable {
 
   /// What was changed, how often and why.
   private func summarize(putBack: Int) async {
+    log.debug("events received: \(pump.received)")
     let totals = await around.journal.totals
     if totals.isEmpty { log.info("nothing was changed") }
     for (tunable, total) in totals.sorted(by: { $0.key.name < $1.key.name }) {
@@ -118,12 +120,9 @@ final class Daemon: Sendable {
       )
     }
     if putBack > 0 { log.info("put back: \(putBack)") }
-    log.debug("events received: \(pump.received)")
     let losses = pump.losses
     if !losses.isEmpty {
-      log.warning(
-        "events lost: \(losses.ringFull) to a full ring buffer, \(losses.streamFull) to a full stream; \(losses.malformed) malformed"
-      )
+      log.warning("events lost: \(losses)")
     }
   }
 

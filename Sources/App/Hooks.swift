@@ -28,6 +28,8 @@ struct Hooks: Sendable {
   private(set) var requests: [String: Attached] = [:]
   /// No hook tells of new namespaces.
   private(set) var missNamespaces = false
+  /// A hook tells of namespaces that end.
+  private(set) var hearNamespacesEnd = false
 
   /// Attaches everything that these tuners need. Never fails: what this kernel
   /// refuses stands in `lines`.
@@ -38,26 +40,38 @@ struct Hooks: Sendable {
     attach(SysctlWatch.signal, Source.sysctl, owner: "daemon", programs)
     for signal in NamespaceWatch.signals {
       let hook = attach(signal, Source.namespaces, owner: "daemon", programs)
-      if signal.name != "namespace ended", hook?.hook.family == .poll { missNamespaces = true }
+      let isTold = hook.map { $0.hook.family != .poll } ?? false
+      if signal.name == "namespace ended" {
+        hearNamespacesEnd = isTold
+      } else if !isTold {
+        missNamespaces = true
+      }
     }
     for (index, tuner) in tuners.enumerated() {
       let source = Source.firstTuner + UInt16(index)
+      var families: Set<Hook.Family> = []
       for signal in tuner.signals {
-        if let hook = attach(signal, source, owner: tuner.name, programs),
-          hook.hook.family == .iterator
-        {
-          polls.append(hook)
-        }
+        guard let hook = attach(signal, source, owner: tuner.name, programs) else { continue }
+        families.insert(hook.hook.family)
+        watch(hook)
       }
       if let request = tuner.request {
         requests[tuner.name] = attach(request, source, owner: tuner.name, programs)
       }
-      if let adoption = tuner.adoption,
-        let hook = attach(adoption, source, owner: tuner.name, programs)
-      {
-        adoptions.append(hook)
+      guard let adoption = tuner.adoption else { continue }
+      if let family = adoption.onlyWith, !families.contains(family) {
+        let report = SignalReport.notNeeded(adoption, "the hooks above see them")
+        lines.append(Line(owner: tuner.name, report: report))
+      } else if let hook = attach(adoption, source, owner: tuner.name, programs) {
+        watch(hook)
       }
     }
+  }
+
+  /// Has an iterator run when it is due.
+  private mutating func watch(_ hook: Attached) {
+    guard case .iterator(let every) = hook.hook.attachment else { return }
+    if every == .zero { adoptions.append(hook) } else { polls.append(hook) }
   }
 
   @discardableResult

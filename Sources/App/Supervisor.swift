@@ -44,7 +44,7 @@ actor Supervisor: NamespaceProvider {
   func run(
     hooks: Hooks, tunerEvents: [AsyncStream<KernelEvent>],
     sysctlEvents: AsyncStream<KernelEvent>, namespaceEvents: AsyncStream<KernelEvent>,
-    ready: @Sendable () -> Void
+    losses: AsyncStream<EventPump.Losses>, ready: @Sendable () -> Void
   ) async {
     let watch = SysctlWatch(
       tuners: policies, loop: around.loop, namespaces: self, log: around.log)
@@ -63,7 +63,11 @@ actor Supervisor: NamespaceProvider {
         group.addTask { await tuner.run(events) }
       }
       group.addTask { await self.follow(namespaceEvents) }
-      group.addTask { await self.sweepWhileNeeded(always: hooks.missNamespaces) }
+      group.addTask {
+        await self.sweepWhileNeeded(
+          always: hooks.missNamespaces, once: hooks.hearNamespacesEnd)
+      }
+      group.addTask { await self.makeUp(for: losses) }
       for poll in hooks.polls {
         group.addTask { await self.run(poll) }
       }
@@ -140,11 +144,17 @@ actor Supervisor: NamespaceProvider {
   }
 
   private func follow(_ events: AsyncStream<KernelEvent>) async {
-    for await event in events where event.scenario == NamespaceWatch.created {
-      guard event.namespace != around.directory.own else { continue }
+    for await event in events {
+      guard let scenario = NamespaceWatch.Scenario(rawValue: event.scenario),
+        event.namespace != around.directory.own
+      else { continue }
+      if scenario == .ended {
+        await retire(event.namespace, forGood: true)
+        continue
+      }
       // The inode number is in use again: whoever had it is gone.
       for id in namespaces.keys where id.inode == event.namespace.inode && id != event.namespace {
-        await retire(id)
+        await retire(id, forGood: true)
       }
       await around.directory.note(event.namespace, at: .process(event.process))
       _ = namespace(event.namespace)
@@ -153,8 +163,9 @@ actor Supervisor: NamespaceProvider {
 
   /// Looks for namespaces that have gone, 5 seconds after one has come and
   /// then less and less often; not at all while there is only the own one,
-  /// unless no hook tells of new ones.
-  private func sweepWhileNeeded(always: Bool) async {
+  /// unless no hook tells of new ones. Where a hook tells of their end, `once`
+  /// is enough: an event that came late may have brought one back.
+  private func sweepWhileNeeded(always: Bool, once: Bool) async {
     let often = Duration.seconds(5)
     let seldom = always ? Duration.seconds(10) : .seconds(60)
     if always { appear.yield() }
@@ -165,8 +176,19 @@ actor Supervisor: NamespaceProvider {
         await around.loop.sleep(for: interval)
         if Task.isCancelled { return }
         await sweep(adopting: always)
+        if once, !always { break }
         interval = Set(namespaces.keys) == before ? min(interval * 2, seldom) : often
       }
+    }
+  }
+
+  /// Says what was lost, and looks for what it may have told of namespaces; at
+  /// most once in ten seconds.
+  private func makeUp(for losses: AsyncStream<EventPump.Losses>) async {
+    for await total in losses {
+      around.log.warning("events lost so far: \(total)")
+      await sweep(adopting: true)
+      await around.loop.sleep(for: .seconds(10))
     }
   }
 
@@ -182,11 +204,15 @@ actor Supervisor: NamespaceProvider {
     }
   }
 
-  private func retire(_ id: NamespaceID) async {
+  /// Lets go of a namespace: it has ended, or cannot be reached any more and may
+  /// come back. Without a cookie another one with its number looks the same.
+  private func retire(_ id: NamespaceID, forGood: Bool = false) async {
     guard let namespace = namespaces.removeValue(forKey: id) else { return }
     around.log.debug("\(id): gone")
     let writes = await namespace.administratorWrites()
-    if !writes.isEmpty, remembered.count < Self.mostRemembered { remembered[id] = writes }
+    if !forGood, id.cookie != 0, !writes.isEmpty, remembered.count < Self.mostRemembered {
+      remembered[id] = writes
+    }
     namespace.finish()
     await around.journal.forget(id)
     await around.directory.forget(id)

@@ -121,7 +121,7 @@ private actor OneNamespace: NamespaceProvider {
 
   func namespace(_ id: NamespaceID) -> NetworkNamespace { only }
   func own() -> NetworkNamespace { only }
-  func survey(_ read: @Sendable () throws -> Int64) -> Int64 { 0 }
+  func survey(_ read: @Sendable () throws -> Int64) async -> Int64 { 0 }
   func administratorWroteGlobally(_ write: AdministratorWrite) {}
 }
 
@@ -137,7 +137,8 @@ private func roundOfOurs(_ programs: Programs) throws -> [Double] {
     loop: loop, directory: directory, journal: Journal(loop: loop), dryRun: false, log: log)
   let namespace = NetworkNamespace(directory.own, around: around)
   let tuner = Toggle.tuner(
-    loop: loop, learningRate: .standard, namespaces: OneNamespace(namespace, loop: loop), log: log)
+    loop: loop, learningRate: .standard, namespaces: OneNamespace(namespace, loop: loop),
+    request: nil, log: log)
   let writer = try startWriter()
   Task(executorPreference: loop) {
     await withDiscardingTaskGroup { group in

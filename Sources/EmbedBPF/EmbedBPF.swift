@@ -61,7 +61,7 @@ struct EmbedBPF {
       let (target, multiarch) = ("arm64", "aarch64-linux-gnu")
     #endif
     var arguments = [
-      "-target", "bpf", "-g", "-O2", "-std=gnu11", "-Wall", "-Wextra", "-Werror",
+      "-target", "bpf", "-mcpu=v2", "-g", "-O2", "-std=gnu11", "-Wall", "-Wextra", "-Werror",
       "-Wno-unused-parameter",  // BPF_PROG() has a context that few programs use
       "-D__TARGET_ARCH_\(target)", "-isystem", "/usr/include/\(multiarch)",
       // Paths would make the object depend on where it was built.

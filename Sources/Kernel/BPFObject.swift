@@ -29,6 +29,8 @@ public final class BPFObject {
     private static func telling(_ log: String) -> String {
       let noise = [
         "BPF program load failed", "failed to load", "-- BEGIN", "-- END", "processed ",
+        // About RLIMIT_MEMLOCK, which no kernel since 5.11 minds.
+        "permission error while running as root",
       ]
       let lines = log.split(separator: "\n").filter { line in
         !noise.contains { line.contains($0) }

@@ -10,11 +10,12 @@ public final class EventPump: @unchecked Sendable {
   // Safe: after `init` it is used on the kernel loop alone, by the handler below
   // and by actors whose executor is that loop.
 
-  /// How many events a source can leave waiting.
-  public static let streamCapacity = 256
+  /// How many events a source can leave waiting: about as many as the ring
+  /// buffer holds, so that what it took in one burst is not lost behind it.
+  public static let streamCapacity = 1024
 
   /// What was lost or skipped since the start.
-  public struct Losses: Sendable, Equatable {
+  public struct Losses: Sendable, Equatable, CustomStringConvertible {
     /// Found the ring buffer full.
     public var ringFull: UInt64 = 0
     /// Dropped, the oldest first, since their source fell behind.
@@ -23,6 +24,10 @@ public final class EventPump: @unchecked Sendable {
     public var malformed: UInt64 = 0
 
     public var isEmpty: Bool { self == Losses() }
+
+    public var description: String {
+      "\(ringFull) to a full ring buffer, \(streamFull) to a full stream; \(malformed) malformed"
+    }
   }
 
   private let programs: Programs
@@ -30,6 +35,12 @@ public final class EventPump: @unchecked Sendable {
   private var ring: OpaquePointer?
   private var sources: [UInt16: AsyncStream<KernelEvent>.Continuation] = [:]
   private var counted = Losses()
+  private var reported = Losses()
+  /// The losses so far, each time that they have grown.
+  public let lossReports: AsyncStream<Losses>
+  private let lossReport: AsyncStream<Losses>.Continuation
+  /// Records taken in one go from which on the ring may have been full.
+  private static let fullHouse = 256
   /// Events decoded since the start.
   public private(set) var received: UInt64 = 0
 
@@ -38,6 +49,7 @@ public final class EventPump: @unchecked Sendable {
   ) throws(SystemCallFailure) {
     self.programs = programs
     hasCookies = directory.hasCookies
+    (lossReports, lossReport) = AsyncStream.makeStream(bufferingPolicy: .bufferingNewest(1))
     let context = Unmanaged.passUnretained(self).toOpaque()
     ring = ring_buffer__new(
       programs.ring.fd,
@@ -54,6 +66,7 @@ public final class EventPump: @unchecked Sendable {
 
   deinit {
     ring_buffer__free(ring)
+    lossReport.finish()
     for stream in sources.values { stream.finish() }
   }
 
@@ -67,6 +80,7 @@ public final class EventPump: @unchecked Sendable {
 
   /// Ends every stream, once what is in them has been read.
   public func finish() {
+    lossReport.finish()
     for stream in sources.values { stream.finish() }
   }
 
@@ -78,7 +92,12 @@ public final class EventPump: @unchecked Sendable {
 
   private func consume() {
     // A negative return is an error of the callback, and it returns none.
-    ring_buffer__consume(ring)
+    let count = ring_buffer__consume(ring)
+    if count >= Self.fullHouse { counted.ringFull = programs.lostEvents }
+    if counted != reported {
+      reported = counted
+      lossReport.yield(counted)
+    }
   }
 
   private func receive(_ record: UnsafeRawBufferPointer) {

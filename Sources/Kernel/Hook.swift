@@ -8,11 +8,12 @@ public struct Hook: Sendable {
     case iterator
     case request
     case fentry
+    case kprobe
     case poll
   }
 
   public enum Attachment: Sendable {
-    /// Where the program's own section says: BTF tracepoints, fentry.
+    /// Where the program's own section says: BTF tracepoints, fentry, kprobes.
     case section(Family)
     case cgroup(Family)
     /// A tracepoint of tracefs, for kernel events that BTF does not type.
@@ -33,14 +34,31 @@ public struct Hook: Sendable {
   public let program: String
   /// What it stands on, in the kernel's words: `tp_btf/tcp_rcv_space_adjust`.
   public let name: String
+  /// Kernels from this one on have it, unless they are locked down or were
+  /// built without its family; there a refusal is a fault of ours.
+  public let minimumKernel: KernelVersion
+  /// Older kernels take the program too, but it has no effect there.
+  public let isIdleBefore: Bool
 
   public init(
-    _ attachment: Attachment, _ name: String, object: String = "", program: String = ""
+    _ attachment: Attachment, _ name: String, object: String = "", program: String = "",
+    since minimumKernel: KernelVersion = KernelVersion(5, 10), isIdleBefore: Bool = false
   ) {
     self.attachment = attachment
     self.name = name
     self.object = object
     self.program = program
+    self.minimumKernel = minimumKernel
+    self.isIdleBefore = isIdleBefore
+  }
+
+  /// Since when BPF trampolines, and with them fentry, exist on this processor.
+  public static var trampolines: KernelVersion {
+    #if arch(arm64)
+      KernelVersion(6, 4)
+    #else
+      KernelVersion(5, 10)
+    #endif
   }
 
   public var family: Family {
@@ -72,9 +90,13 @@ public struct Hook: Sendable {
 public struct Signal: Sendable {
   public let name: String
   public let hooks: [Hook]
+  /// It is of use only where another signal of the same tuner got a hook of
+  /// this family; nil: always.
+  public let onlyWith: Hook.Family?
 
-  public init(_ name: String, _ hooks: [Hook]) {
+  public init(_ name: String, onlyWith: Hook.Family? = nil, _ hooks: [Hook]) {
     self.name = name
+    self.onlyWith = onlyWith
     self.hooks = hooks
   }
 }
@@ -89,4 +111,9 @@ public struct SignalReport: Sendable {
   public let signal: Signal
   public let hook: Hook?
   public let refusals: [Refusal]
+
+  /// For a signal that nothing needs, and why.
+  public static func notNeeded(_ signal: Signal, _ why: String) -> SignalReport {
+    SignalReport(signal: signal, hook: Hook(.onAction, "not needed: \(why)"), refusals: [])
+  }
 }

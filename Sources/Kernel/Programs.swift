@@ -27,6 +27,9 @@ public final class Programs {
   private let watchedSysctls: BPFMap
   private let cgroup: CgroupRoot
   private let families: Set<Hook.Family>
+  /// What is attached, by program: a hook that serves two signals of a source
+  /// runs once.
+  private var attached: [String: (source: UInt16, hook: Attached)] = [:]
   /// The first of each name that was loaded: those after it share its maps.
   private var loaded: [String: BPFObject] = [:]
 
@@ -84,14 +87,21 @@ public final class Programs {
         refusals.append(.init(hook: hook.name, reason: "left out by --hooks"))
         continue
       }
+      guard !hook.isIdleBefore || KernelVersion.running >= hook.minimumKernel else {
+        let why = "has no effect before Linux \(hook.minimumKernel)"
+        refusals.append(.init(hook: hook.name, reason: why))
+        continue
+      }
       do {
-        let object = try attach(hook, source: source)
-        return (
-          SignalReport(signal: signal, hook: hook, refusals: refusals),
-          Attached(hook: hook, object: object)
-        )
+        let report = SignalReport(signal: signal, hook: hook, refusals: refusals)
+        if let there = attached[hook.program], there.source == source {
+          return (report, there.hook)
+        }
+        let new = Attached(hook: hook, object: try attach(hook, source: source))
+        if !hook.program.isEmpty { attached[hook.program] = (source, new) }
+        return (report, new)
       } catch {
-        refusals.append(.init(hook: hook.name, reason: error.description))
+        refusals.append(.init(hook: hook.name, reason: Lockdown.reason(hook, error)))
       }
     }
     return (SignalReport(signal: signal, hook: nil, refusals: refusals), nil)

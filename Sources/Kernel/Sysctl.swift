@@ -39,7 +39,8 @@ public enum Sysctl {
   public static func replace(
     _ tunable: Tunable, _ old: SysctlValue, with new: SysctlValue
   ) throws(Failure) -> SysctlValue? {
-    try withFile(of: tunable, O_RDWR) { (fd) throws(Failure) in
+    let flags = if case .file = tunable.means { O_RDWR } else { O_RDONLY }
+    return try withFile(of: tunable, flags) { (fd) throws(Failure) in
       let current = try value(of: tunable, fd)
       guard current == old else { return current }
       try write(tunable, new, fd)
@@ -50,19 +51,21 @@ public enum Sysctl {
   }
 
   private static func write(
-    _ tunable: Tunable, _ new: SysctlValue, _ fd: Int32
+    _ tunable: Tunable, _ value: SysctlValue, _ fd: Int32
   ) throws(Failure) {
-    if case .neighbourTable(let table, let threshold) = tunable.means {
+    switch tunable.means {
+    case .file:
+      var text = value.description
+      let (written, length) = text.withUTF8 { (pwrite(fd, $0.baseAddress, $0.count, 0), $0.count) }
+      guard written == length else {
+        throw .failed(tunable, SystemCallFailure("write \"\(value)\" to", tunable.name))
+      }
+    case .neighbourTable(let table, let threshold):
       do {
-        return try table.set(threshold: threshold, to: new.maximum ?? 0)
+        try table.set(threshold: threshold, to: value.maximum ?? 0)
       } catch {
         throw .netlink(tunable, error)
       }
-    }
-    var text = new.description
-    let (written, length) = text.withUTF8 { (pwrite(fd, $0.baseAddress, $0.count, 0), $0.count) }
-    guard written == length else {
-      throw .failed(tunable, SystemCallFailure("write \"\(new)\" to", tunable.name))
     }
   }
 

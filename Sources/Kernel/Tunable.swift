@@ -40,8 +40,8 @@ public struct Tunable: Hashable, Sendable {
   ) {
     self.name = name
     let (dot, slash) = (UInt8(ascii: "."), UInt8(ascii: "/"))
-    path = String(
-      decoding: name.utf8.map { $0 == dot ? slash : $0 == slash ? dot : $0 }, as: UTF8.self)
+    let bytes = name.utf8.map { $0 == dot ? slash : $0 == slash ? dot : $0 }
+    path = String(decoding: bytes, as: UTF8.self)
     self.arity = arity
     self.scope = scope
     self.bounds = bounds

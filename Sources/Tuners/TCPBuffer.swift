@@ -24,10 +24,16 @@ public struct TCPBuffer: Policy {
       "TCP send buffer limit",
       [
         Hook(
+          .section(.fentry), "fentry/tcp_sndbuf_expand", object: "tcp_buffer_fentry",
+          program: "tcp_buffer_sndbuf_expand", since: Hook.trampolines),
+        Hook(
+          .section(.kprobe), "kprobe/tcp_sndbuf_expand", object: "tcp_buffer_kprobe",
+          program: "tcp_buffer_sndbuf_expand_kprobe"),
+        Hook(
           .cgroup(.sockOps), "sock_ops/RTT_CB", object: "tcp_buffer",
           program: "tcp_buffer_sock_ops"),
         Hook(
-          .iterator(every: .seconds(5)), "iter/tcp", object: "tcp_buffer_iter",
+          .iterator(every: .seconds(5)), "iter/tcp every 5 s", object: "tcp_buffer_iter",
           program: "tcp_buffer_poll_send"),
       ]),
     Signal(
@@ -37,17 +43,22 @@ public struct TCPBuffer: Policy {
           .section(.tracepoint), "tp_btf/tcp_rcv_space_adjust", object: "tcp_buffer",
           program: "tcp_buffer_rcv_space_adjust"),
         Hook(
-          .iterator(every: .seconds(5)), "iter/tcp", object: "tcp_buffer_iter",
+          .iterator(every: .seconds(5)), "iter/tcp every 5 s", object: "tcp_buffer_iter",
           program: "tcp_buffer_poll_receive"),
       ]),
   ]
 
+  /// The callback of sock_ops has to be asked for, connection by connection;
+  /// where that cannot be done later, the older ones are looked at instead.
   public static let adoption: Signal? = Signal(
-    "TCP connections older than the daemon",
+    "TCP connections older than the daemon", onlyWith: .sockOps,
     [
       Hook(
         .iterator(every: .zero), "iter/tcp", object: "tcp_buffer_iter",
-        program: "tcp_buffer_adopt")
+        program: "tcp_buffer_adopt", since: KernelVersion(6, 12), isIdleBefore: true),
+      Hook(
+        .iterator(every: .seconds(5)), "iter/tcp every 5 s", object: "tcp_buffer_iter",
+        program: "tcp_buffer_poll_send"),
     ])
 
   /// `enum tcp_buffer_scenario` in bpf/tcp_buffer.h.

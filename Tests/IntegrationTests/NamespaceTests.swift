@@ -5,14 +5,14 @@ import XCTest
 final class NamespaceTests: IntegrationTestCase {
   func testNamespaceCreatedAfterStartIsTuned() async throws {
     let daemon = try await Daemon()
-    let path = try await Path(delay: 10)
+    let path = try await Path(delay: 100)
     try await path.right.set(Self.rmem, "4096 131072 67108864")
     // Not by an administrator: before the daemon hears of the namespace there
     // is nothing to disable, after it the write counts. So traffic starts from
-    // the kernel's default of 4 MiB, which a fast path outgrows.
+    // the kernel's default of 4 MiB, which a long path outgrows at 150 Mbit/s.
     let server = try await Iperf.server(in: path.right)
     let before = try await path.left.maximum(Self.wmem)
-    _ = try await Iperf.run(from: path.left, to: Path.rightAddress.v4, seconds: 2)
+    _ = try await Iperf.run(from: path.left, to: Path.rightAddress.v4, seconds: 6)
     let after = try await path.left.maximum(Self.wmem)
     try await daemon.stop()
     server.signal(SIGTERM)

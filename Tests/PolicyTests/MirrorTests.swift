@@ -19,8 +19,11 @@ final class MirrorTests: XCTestCase {
   }
 
   func testNamespaceWatchMirrorsItsEnum() throws {
-    let actual = try BPFObject(named: "netns_watch").enumerators(of: "netns_watch_scenario")
-    XCTAssertEqual(actual.map(\.value), [Int64(NamespaceWatch.created)])
+    for object in ["netns_watch", "netns_watch_fentry", "netns_watch_kprobe"] {
+      let actual = try BPFObject(named: object).enumerators(of: "netns_watch_scenario")
+      XCTAssertEqual(
+        actual.map(\.value), NamespaceWatch.Scenario.allCases.map { Int64($0.rawValue) })
+    }
   }
 
   func testNamesAndTunablesAreUnique() {

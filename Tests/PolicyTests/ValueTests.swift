@@ -73,4 +73,13 @@ final class ValueTests: XCTestCase {
     XCTAssertEqual(folder.admit("y", now: start), "")
     XCTAssertEqual(folder.admit("x", now: start + .seconds(61)), " (and 15 like it before)")
   }
+
+  func testKernelVersions() {
+    XCTAssertEqual(KernelVersion(release: "6.1.0-56-amd64"), KernelVersion(6, 1))
+    XCTAssertEqual(KernelVersion(release: "6.12.95+deb12-amd64"), KernelVersion(6, 12))
+    XCTAssertEqual(KernelVersion(release: "7.0-rc1"), KernelVersion(7, 0))
+    XCTAssertEqual(KernelVersion(release: "nonsense"), KernelVersion(0, 0))
+    XCTAssertLessThan(KernelVersion(5, 10), KernelVersion(6, 1))
+    XCTAssertLessThan(KernelVersion(6, 1), KernelVersion(6, 12))
+  }
 }

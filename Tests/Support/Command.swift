@@ -84,7 +84,7 @@ public final class Command: @unchecked Sendable {
     // The pipe may be held open by a child that lives on: do not wait for ever.
     _ = await withCheckedContinuation { continuation in
       DispatchQueue.global().async {
-        continuation.resume(returning: self.outputEnded.wait(timeout: .now() + 1))
+        continuation.resume(returning: self.outputEnded.wait(timeout: .now() + patience))
       }
     }
     return process.terminationReason == .exit
@@ -124,16 +124,19 @@ public func execute(_ arguments: String..., netns: String? = nil, upTo seconds: 
   return command.output
 }
 
+/// By how much waiting takes longer here than on an ordinary machine: emulated
+/// guests are ten to twenty times slower.
+private let patience =
+  Double(ProcessInfo.processInfo.environment["BPFTUNE_TEST_PATIENCE"] ?? "") ?? 1
+
 /// Waits until something is so. Generous limits cost nothing when all is well.
 public func eventually(
   upTo seconds: Double = 10, _ what: String, _ isSo: () async throws -> Bool
 ) async throws {
-  // Emulated guests are ten to twenty times slower.
-  let factor = Double(ProcessInfo.processInfo.environment["BPFTUNE_TEST_PATIENCE"] ?? "") ?? 1
-  let deadline = ContinuousClock.now + .seconds(seconds * factor)
+  let deadline = ContinuousClock.now + .seconds(seconds * patience)
   while ContinuousClock.now < deadline {
     if try await isSo() { return }
     try await Task.sleep(for: .milliseconds(20))
   }
-  throw Command.Failure("waited \(seconds * factor) s for \(what)")
+  throw Command.Failure("waited \(seconds * patience) s for \(what)")
 }

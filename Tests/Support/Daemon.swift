@@ -52,6 +52,11 @@ public final class Daemon: Sendable {
     lines.filter { $0.contains("\(tunable) ") && $0.contains(" -> ") && !$0.contains("advice") }
   }
 
+  /// Whether it says that an administrator has disabled a tuner there.
+  public func isDisabled(in namespace: TestNamespace) -> Bool {
+    lines.contains { $0.contains("is disabled in netns \(namespace.inode)") }
+  }
+
   /// How many descriptors it holds.
   public var descriptors: Int {
     (try? FileManager.default.contentsOfDirectory(atPath: "/proc/\(command.pid)/fd").count) ?? -1

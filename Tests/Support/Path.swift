@@ -10,6 +10,10 @@ public final class Path: Sendable {
   public static let leftAddress = (v4: "10.98.1.1", v6: "fd98::1")
   public static let rightAddress = (v4: "10.98.1.2", v6: "fd98::2")
 
+  /// One way, in milliseconds. A guest's processor is emulated and carries less,
+  /// so its paths are longer: limits then show at lower rates.
+  public static var ordinaryDelay: Double { Guest.isHere ? 50 : 10 }
+
   /// `delay` is one way, in milliseconds, and goes for both directions.
   public init(
     delay: Double, options: [String] = [], left: TestNamespace? = nil, right: TestNamespace? = nil
