@@ -110,6 +110,7 @@ final class Daemon: Sendable {
 
   /// What was changed, how often and why.
   private func summarize(putBack: Int) async {
+    log.debug("events received: \(pump.received)")
     let totals = await around.journal.totals
     if totals.isEmpty { log.info("nothing was changed") }
     for (tunable, total) in totals.sorted(by: { $0.key.name < $1.key.name }) {
@@ -119,7 +120,6 @@ final class Daemon: Sendable {
       )
     }
     if putBack > 0 { log.info("put back: \(putBack)") }
-    log.debug("events received: \(pump.received)")
     let losses = pump.losses
     if !losses.isEmpty {
       log.warning("events lost: \(losses)")

@@ -45,7 +45,7 @@ public struct Neigh: Policy {
 
   public static let tunables =
     NeighbourTable.allCases.flatMap { table in
-      [1, 2, 3].map { threshold($0, of: table) } 
+      [1, 2, 3].map { threshold($0, of: table) }
         + [staleTime(of: table), reachableTime(of: table)]
     } + [dropGratuitous]
 

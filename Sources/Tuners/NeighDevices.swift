@@ -83,7 +83,8 @@ extension Neigh {
         Adjustment(
           place.tunable, from: known.current, to: known.original, in: place.namespace,
           scenario: seen.scenario.name,
-          reason: "it has been long enough for \(seen.elapsed(since: known.last) / 1_000_000_000) s"))
+          reason: "it has been long enough for \(seen.elapsed(since: known.last) / 1_000_000_000) s"
+        ))
     }
     return adjustments
   }

@@ -47,7 +47,8 @@ extension Neigh {
   }
 
   private func reason(_ seen: Observation) -> String {
-    var text = "\(seen.table.rawValue), which all namespaces share, holds \(seen.gcEntries)"
+    var text =
+      "\(seen.table.rawValue), which all namespaces share, holds \(seen.gcEntries)"
       + " of \(seen.thresholds[2]) entries"
     let exempt = seen.entries - seen.gcEntries
     if exempt > 0 { text += " and \(exempt) permanent ones" }

@@ -111,7 +111,7 @@ extension Policy {
   /// A tuner with this policy.
   public static func tuner(
     loop: KernelLoop, learningRate: LearningRate, namespaces: any NamespaceProvider,
-    request: Attached?, log: Logger
+    request: Attached? = nil, log: Logger
   ) -> any AnyTuner {
     Tuner(
       Self.self, loop: loop, learningRate: learningRate, namespaces: namespaces,

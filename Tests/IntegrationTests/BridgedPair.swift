@@ -23,7 +23,8 @@ struct BridgedPair {
     }
     try await execute("ip", "addr", "add", "10.7.200.1/16", "dev", "h0.7", netns: host.name)
     try await execute("ip", "addr", "add", "10.7.200.2/16", "dev", "n0", netns: network.name)
-    try await execute("ip", "route", "add", "local", "10.7.0.0/17", "dev", "lo", netns: network.name)
+    try await execute(
+      "ip", "route", "add", "local", "10.7.0.0/17", "dev", "lo", netns: network.name)
   }
 
   func delete() async {

@@ -44,7 +44,8 @@ final class NeighPolicyTests: XCTestCase {
     let decision = policy.decide(seen)
     for adjustment in adjustments(decision) {
       policy.learn(
-        adjustment, .applied(old: .scalar(adjustment.assumed), new: .scalar(adjustment.wanted), at: 0))
+        adjustment,
+        .applied(old: .scalar(adjustment.assumed), new: .scalar(adjustment.wanted), at: 0))
     }
     return words(decision)
   }
