@@ -70,7 +70,8 @@ private struct Report: Encodable {
     works = hooks.missing.isEmpty
     switch (hooks.missing.count, hooks.degraded.count) {
     case (0, 0) where !directory.hasCookies:
-      verdict = "bpftune works on this kernel; namespaces are told apart by inode number only (no cookies before Linux 5.14)"
+      verdict =
+        "bpftune works on this kernel; namespaces are told apart by inode number only (no cookies before Linux 5.14)"
     case (0, 0): verdict = "bpftune works fully on this kernel"
     case (0, let degraded):
       verdict =

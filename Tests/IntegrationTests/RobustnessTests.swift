@@ -40,7 +40,8 @@ final class RobustnessTests: IntegrationTestCase {
     let daemon = try await Daemon()
     daemon.command.signal(SIGSTOP)
     // More writes than the ring buffer holds records.
-    let script = "for i in $(seq 2000); do echo 4096 16384 $((99999 + i)) >/proc/sys/net/ipv4/tcp_wmem; done"
+    let script =
+      "for i in $(seq 2000); do echo 4096 16384 $((99999 + i)) >/proc/sys/net/ipv4/tcp_wmem; done"
     try await execute("sh", "-c", script, netns: elsewhere.name, upTo: 60)
     daemon.command.signal(SIGCONT)
     let line = try await daemon.line(containing: "events lost so far: ")

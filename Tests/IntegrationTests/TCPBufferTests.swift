@@ -127,7 +127,8 @@ final class TCPBufferTests: IntegrationTestCase {
     server.signal(SIGTERM)
     await path.close()
     XCTAssertGreaterThanOrEqual(maximum, 16 * small)
-    XCTAssertGreaterThan(result.rate(from: seconds - 1.5), result.intervals.prefix(8).reduce(0, +) / 8 * 5)
+    XCTAssertGreaterThan(
+      result.rate(from: seconds - 1.5), result.intervals.prefix(8).reduce(0, +) / 8 * 5)
   }
 
   // MARK: What must not be tuned
