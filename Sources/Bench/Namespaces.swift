@@ -11,19 +11,22 @@ func measureNamespaces() async throws -> [Row] {
   // Each is held by a process that does nothing else.
   let script = """
     for i in $(seq \(count)); do unshare -n sleep 600 & done
-    echo "all started"
+    echo "all started by $$"
     wait
     """
   let holders = try Command(["setsid", "sh", "-c", script])
-  try await holders.line(containing: "all started", upTo: 60)
+  let line = try await holders.line(containing: "all started by", upTo: 60)
+  // The session that setsid made has its own group, named after its leader.
+  guard let group = line.split(separator: " ").last.flatMap({ Int32($0) }) else {
+    throw Command.Failure("no process group in: \(line)")
+  }
   try await eventually(upTo: 60, "all namespaces to be adopted") {
     daemon.lines.filter { $0.contains("watching it") }.count >= count
   }
   let adoption = Double(daemon.cpuMicroseconds - cpu) / Double(count)
   try await Task.sleep(for: .seconds(8))  // past the first sweep
   let each = Double(daemon.anonymousMemory - memory) / Double(count)
-  // The whole session of the script, by the group that setsid made.
-  kill(-holders.pid, SIGKILL)
+  kill(-group, SIGKILL)
   try await holders.wait()
   try await daemon.stop()
   return [

@@ -65,12 +65,15 @@ final class NeighTests: IntegrationTestCase {
     let byHand = try await run(count)
     try await reset()
 
-    let daemon = try await Daemon("-a", "neigh")
-    let forcedBefore = try forcedRuns()
-    let with = try await run(count)
-    let forcedWith = try forcedRuns() - forcedBefore
-    let status = try await daemon.stop()
-    XCTAssertEqual(status, 0)
+    var (daemon, with, forcedWith) = try await runWithDaemon(count)
+    // Two processors add an entry every 2 us, and a table is full 2 ms after the
+    // first event. When something else holds the processors for that long, the
+    // raise comes late; not twice in a row.
+    if with.reachable.contains(where: { $0.refused > 0 }) {
+      print("neigh: \(count): refused at the first try: \(with.reachable.map(\.refused))")
+      try await reset()
+      (daemon, with, forcedWith) = try await runWithDaemon(count)
+    }
     let log = daemon.lines.filter { $0.contains("gc_thresh3") || $0.contains("written") }
       .joined(separator: "\n")
     for result in with.reachable + with.permanent {
@@ -95,6 +98,16 @@ final class NeighTests: IntegrationTestCase {
         + " changes \(changes), events \(events);"
         + " refused without \(without.reachable.map(\.refused));"
         + " forced collections without \(forcedWithout), with \(forcedWith)")
+  }
+
+  private func runWithDaemon(_ count: Int) async throws -> (Daemon, Filled, Int) {
+    let daemon = try await Daemon("-a", "neigh")
+    let before = try forcedRuns()
+    let filled = try await run(count)
+    let forced = try forcedRuns() - before
+    let status = try await daemon.stop()
+    XCTAssertEqual(status, 0)
+    return (daemon, filled, forced)
   }
 
   private func forcedRuns() throws -> Int {
