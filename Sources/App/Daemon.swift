@@ -102,6 +102,7 @@ final class Daemon: Sendable {
   }
 
   private func announce() {
+    Memory.giveBackFreed()
     let names = options.chosenTuners.map { $0.name }.joined(separator: ", ")
     let mode = options.dryRun ? "advising (dry run)" : "tuning"
     log.info("bpftune \(Bpftune.version): \(mode) with \(names)")

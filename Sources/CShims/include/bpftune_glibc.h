@@ -3,6 +3,7 @@
 #ifndef BPFTUNE_GLIBC_H
 #define BPFTUNE_GLIBC_H
 
+#include <malloc.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/sysinfo.h>
