@@ -318,8 +318,6 @@ int BPF_PROG(neigh_create, struct neigh_table *tbl, struct net_device *dev, cons
 	/* Written once: every CPU reads this line for each entry. */
 	if (!state->table)
 		state->table = (__u64)tbl;
-	if (state->evicted_ns)
-		made_again(tbl, dev, pkey, state, family);
 	/* Held against no threshold. */
 	if (exempt_from_gc)
 		return 0;
@@ -336,6 +334,22 @@ int BPF_PROG(neigh_create, struct neigh_table *tbl, struct net_device *dev, cons
 	fill_table(&event, tbl, state);
 	fill_device(&event, dev, family);
 	emit(&event, sizeof(event));
+	return 0;
+}
+
+/*
+ * The same moment, with the address: as a raw tracepoint, since older kernels
+ * (6.12 still) refuse an argument of `const void *` to those with types.
+ */
+SEC("raw_tp/neigh_create")
+int BPF_PROG(neigh_make_again, struct neigh_table *tbl, struct net_device *dev,
+	     const void *pkey)
+{
+	int family = BPF_CORE_READ(tbl, family);
+	struct table_state *state = state_of(family);
+
+	if (state && state->evicted_ns)
+		made_again(tbl, dev, pkey, state, family);
 	return 0;
 }
 

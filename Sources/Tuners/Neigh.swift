@@ -62,6 +62,13 @@ public struct Neigh: Policy {
           .section(.tracepoint), "tp_btf/neigh_create", object: "neigh", program: "neigh_create")
       ]),
     Signal(
+      "neighbour made again",
+      [
+        Hook(
+          .section(.tracepoint), "raw_tp/neigh_create", object: "neigh",
+          program: "neigh_make_again")
+      ]),
+    Signal(
       "neighbour evicted",
       [
         Hook(
