@@ -67,7 +67,11 @@ public final class KernelLoop: SerialExecutor, TaskExecutor, @unchecked Sendable
       runJobs()
       if shared.withLock({ $0.stopped }) { return }
       let count = epoll_wait(epoll.rawValue, &events, Int32(events.count), timeout())
-      // EINTR, also after a suspend: nothing is lost, wait again.
+      // EINTR, also after a suspend: nothing is lost, wait again. Anything else
+      // would come back at once, for ever.
+      guard count >= 0 || errno == EINTR else {
+        fatalError("epoll_wait: \(Errno(rawValue: errno))")
+      }
       for event in events.prefix(max(0, Int(count))) {
         if event.data.fd == wakeUp.rawValue {
           var value: UInt64 = 0
