@@ -11,7 +11,7 @@ struct Bench: AsyncParsableCommand {
     abstract: "Measures bpftune in namespaces of its own. Needs root and iperf3.")
 
   enum Group: String, CaseIterable, ExpressibleByArgument {
-    case footprint, latency, throughput, convergence, namespaces
+    case footprint, latency, throughput, convergence, namespaces, neighbours
   }
 
   @Flag(help: "Print JSON.")
@@ -32,6 +32,7 @@ struct Bench: AsyncParsableCommand {
         case .throughput: try await measureThroughput()
         case .convergence: try await measureConvergence()
         case .namespaces: try await measureNamespaces()
+        case .neighbours: try await measureNeighbours()
         }
       rows += measured
     }
