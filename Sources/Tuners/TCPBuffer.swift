@@ -206,7 +206,8 @@ public struct TCPBuffer: Policy {
         "\(Words.bytes(seen.limit)) is as much as this path or"
           + " the memory calls for (\(Words.bytes(ceiling)))")
     }
-    if wanted > Self.confirmAbove, !confirms(seen, known.unconfirmed) {
+    let isDoubtful = wanted > Self.confirmAbove || hasQueue(seen, bestRTT: known.bestRTT)
+    if isDoubtful, !confirms(seen, known.unconfirmed) {
       if known.unconfirmed?.limit != seen.limit { known.unconfirmed = seen }
       return .leave("a step to \(Words.bytes(wanted)) waits for a second event")
     }
@@ -241,12 +242,14 @@ public struct TCPBuffer: Policy {
   /// what a fast path needs than large ones, and cost less.
   private func growth(_ seen: Observation, bestRTT: Int64) -> Double {
     let most: Double = seen.limit < 1 << 20 ? 8 : 4
-    // A queue on the path: it is near its capacity, or past it.
-    if bestRTT >= 1000 {
-      if seen.rtt / 2 >= bestRTT { return 1 }
-      if seen.rtt - bestRTT >= bestRTT / 2 { return learningRate.growth(most: 2) }
-    }
-    return learningRate.growth(most: most)
+    if bestRTT >= 1000, seen.rtt / 2 >= bestRTT { return 1 }
+    return learningRate.growth(most: hasQueue(seen, bestRTT: bestRTT) ? 2 : most)
+  }
+
+  /// Whether a queue stands on the path: it is near its capacity, or past it;
+  /// or the connection has only begun, and it is gone a round trip later.
+  private func hasQueue(_ seen: Observation, bestRTT: Int64) -> Bool {
+    bestRTT >= 1000 && seen.rtt - bestRTT >= bestRTT / 2
   }
 
   /// Bytes: the most that one connection may be given.
