@@ -129,9 +129,6 @@ actor Supervisor: NamespaceProvider {
     for namespace in namespaces.values { namespace.administratorWrote(write) }
   }
 
-  /// How many namespaces are watched, with the daemon's own.
-  var count: Int { namespaces.count }
-
   // MARK: Namespaces come and go
 
   private func adoptExisting(_ hooks: Hooks) async {

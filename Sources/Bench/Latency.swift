@@ -85,7 +85,6 @@ private struct Toggle: Policy {
   typealias Observation = UInt64
 
   static let name = "toggle"
-  static let summary = "for the benchmark"
   static let tunables = [written]
   static let mirrors: [String: [String: Int64]] = [:]
   static let signals: [Signal] = []

@@ -7,7 +7,6 @@
 #include <linux/sched.h>
 #include <linux/sched/types.h>
 #include <signal.h>
-#include <sys/syscall.h>
 #include <sys/signalfd.h>
 #include <sys/syscall.h>
 #include <syslog.h>

@@ -9,7 +9,6 @@ public import Kernel
 /// of all namespaces could need.
 public struct Neigh: Policy {
   public static let name = "neigh"
-  public static let summary = "sizes the neighbour tables (ARP, IPv6) by the entries they need"
   public static let scope = Tunable.Scope.global
 
   /// `gc_thresh1`, 2 and 3: below the first nothing is collected, from the

@@ -12,8 +12,6 @@ public protocol Policy: Sendable {
 
   /// Short, in lower case, with dashes: `tcp-buffer`.
   static var name: String { get }
-  /// One line for `check` and the documentation.
-  static var summary: String { get }
   static var tunables: [Tunable] { get }
   /// What one state of the policy is about: one namespace, or what all
   /// namespaces share.
@@ -45,7 +43,7 @@ public protocol Policy: Sendable {
   /// The sum of what a survey has read, before the observation comes again.
   mutating func learn(surveyed sum: Int64, for observation: Observation)
 
-  /// What to change; empty for nothing. `verdict` says why, for `--verbose`.
+  /// What to change, or why nothing, for `--verbose`.
   mutating func decide(_ observation: Observation) -> Decision
 
   /// What became of an adjustment, so that the next decision knows.

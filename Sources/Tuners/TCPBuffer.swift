@@ -9,7 +9,6 @@ public import Kernel
 /// peer only made the round trip longer, the path is the limit.
 public struct TCPBuffer: Policy {
   public static let name = "tcp-buffer"
-  public static let summary = "sizes TCP send and receive buffers by what connections need"
 
   public static let sendMaximum = Tunable(
     "net.ipv4.tcp_wmem", .triple, .perNamespace, bounds: 4096...Int64(Int32.max))
