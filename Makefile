@@ -11,16 +11,21 @@ ARGS ?= --foreground --verbose
 # Chosen on the command line or in the environment.
 export KERNEL TESTS
 
-.PHONY: run test build install bench lint demo clean deps test-vm
+.PHONY: run test test-long build install bench lint demo clean deps test-vm
 
 ## run: build, and run the daemon in the foreground until Ctrl-C
 run: build
 	.build/release/bpftune $(ARGS)
 
-## test: every test; the integration tests need root
+## test: the tests but for the long ones; the integration tests need root
 test: deps
 	$(SWIFT) build --build-tests
-	$(SWIFT) test --skip-build
+	$(SWIFT) test --skip-build --skip LongTests
+
+## test-long: the tests that take minutes, classes named ...LongTests
+test-long: deps
+	$(SWIFT) build --build-tests
+	$(SWIFT) test --skip-build --filter LongTests
 
 ## build: the release executable, .build/release/bpftune
 build: deps

@@ -147,6 +147,15 @@ public enum SysctlValue: Hashable, Sendable, CustomStringConvertible {
     }
   }
 
+  /// The numbers in it; none where it is text.
+  public var numbers: [Int64] {
+    switch self {
+    case .scalar(let number): [number]
+    case .triple(let minimum, let initial, let maximum): [minimum, initial, maximum]
+    case .text: []
+    }
+  }
+
   /// Works on bytes, since it stands on the way from an event to a change.
   private static func numbers(in text: some StringProtocol) -> [Int64]? {
     var numbers: [Int64] = []
@@ -155,5 +164,49 @@ public enum SysctlValue: Hashable, Sendable, CustomStringConvertible {
       numbers.append(number)
     }
     return numbers
+  }
+}
+
+/// What of a value a decision is about; the rest stays as it is.
+public enum SysctlPart: Hashable, Sendable, CustomStringConvertible {
+  /// The largest number: the maximum of a triple, or the scalar itself.
+  case maximum(Int64)
+  /// The second number of a triple: the starting value.
+  case initial(Int64)
+  case whole(SysctlValue)
+
+  /// Whether `value` holds it.
+  public func holds(in value: SysctlValue) -> Bool { value.with(self) == value }
+
+  /// The numbers that it sets.
+  public var numbers: [Int64] {
+    switch self {
+    case .maximum(let number), .initial(let number): [number]
+    case .whole(let value): value.numbers
+    }
+  }
+
+  /// The number that it is about: of a whole triple the maximum, of text 0.
+  public var number: Int64 { numbers.last ?? 0 }
+
+  public var description: String {
+    switch self {
+    case .maximum(let number), .initial(let number): "\(number)"
+    case .whole(let value): "\(value)"
+    }
+  }
+}
+
+extension SysctlValue {
+  /// The same value with that part of it replaced; the value itself where it
+  /// has no such part.
+  public func with(_ part: SysctlPart) -> SysctlValue {
+    switch (part, self) {
+    case (.maximum(let number), _): return with(maximum: number)
+    case (.initial(let number), .triple(let minimum, _, let maximum)):
+      return .triple(minimum: minimum, initial: number, maximum: maximum)
+    case (.initial, _): return self
+    case (.whole(let value), _): return value
+    }
   }
 }

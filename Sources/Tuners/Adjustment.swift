@@ -5,10 +5,10 @@ public struct Adjustment: Sendable, Equatable {
   public let tunable: Tunable
   /// Where, if not in the namespace that the event came from.
   public let namespace: NamespaceID?
-  /// The largest number of the value that the decision assumed to be in force.
-  public let assumed: Int64
-  /// What that number should become.
-  public let wanted: Int64
+  /// What the decision assumed to be in force.
+  public let assumed: SysctlPart
+  /// What that part of the value should become.
+  public let wanted: SysctlPart
   /// What happened, by name: `need to increase TCP send buffer`.
   public let scenario: String
   /// The evidence, in words and numbers.
@@ -16,9 +16,19 @@ public struct Adjustment: Sendable, Equatable {
   /// What has to be allowed by name before it is more than advice.
   public let risk: Risk?
 
+  /// One that is about the largest number of the value.
   public init(
     _ tunable: Tunable, from assumed: Int64, to wanted: Int64, in namespace: NamespaceID? = nil,
     scenario: String, reason: String, risk: Risk? = nil
+  ) {
+    self.init(
+      tunable, from: .maximum(assumed), to: .maximum(wanted), in: namespace, scenario: scenario,
+      reason: reason, risk: risk)
+  }
+
+  public init(
+    _ tunable: Tunable, from assumed: SysctlPart, to wanted: SysctlPart,
+    in namespace: NamespaceID? = nil, scenario: String, reason: String, risk: Risk? = nil
   ) {
     self.tunable = tunable
     self.namespace = namespace

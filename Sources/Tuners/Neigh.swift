@@ -322,7 +322,7 @@ public struct Neigh: Policy {
       for number in 1...3 where adjustment.tunable == Self.threshold(number, of: table) {
         guard case .applied = outcome, let original = tables[table]?.original[number - 1]
         else { continue }
-        if adjustment.wanted > original {
+        if adjustment.wanted.number > original {
           tables[table]?.raised.insert(number)
         } else {
           tables[table]?.raised.remove(number)
@@ -332,7 +332,7 @@ public struct Neigh: Policy {
     guard let namespace = adjustment.namespace else { return }
     let path = adjustment.tunable.path
     if let name = Self.dropGratuitous.device(inPath: path), case .applied = outcome {
-      floods[Device(namespace: namespace, name: name)]?.dropping = adjustment.wanted == 1
+      floods[Device(namespace: namespace, name: name)]?.dropping = adjustment.wanted.number == 1
     }
     let place = Place(namespace: namespace, tunable: adjustment.tunable)
     kept[place] = learned(adjustment, outcome, kept[place])
@@ -342,8 +342,8 @@ public struct Neigh: Policy {
     guard var kept else { return nil }
     switch outcome {
     case .applied:
-      kept.current = adjustment.wanted
-      kept.raised = adjustment.wanted > kept.original
+      kept.current = adjustment.wanted.number
+      kept.raised = adjustment.wanted.number > kept.original
     case .refused(.stale(.scalar(let current))) where !kept.raised:
       // The first guess was the kernel's own value.
       kept.original = current

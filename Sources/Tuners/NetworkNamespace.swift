@@ -128,7 +128,7 @@ public actor NetworkNamespace {
   private func apply(_ adjustment: Adjustment, of tuner: String) async -> Outcome {
     let tunable = adjustment.tunable
     if let write = disabled[tuner] { return .refused(.administrator(write.description)) }
-    guard tunable.bounds.contains(adjustment.wanted) else {
+    guard adjustment.wanted.numbers.allSatisfy(tunable.bounds.contains) else {
       return .refused(.outOfBounds(tunable.bounds))
     }
     let ours = await around.journal.entry(tunable, in: id)?.written
@@ -139,14 +139,16 @@ public actor NetworkNamespace {
       return .refused(error)
     }
     if let ours, ours != old {
-      await disable(
-        tuner,
-        AdministratorWrite(
-          tunable: tunable, tuner: tuner, process: 0, command: "", old: "\(ours)", new: "\(old)"))
+      for owner in tunable.owners.union([tuner]).sorted() {
+        await disable(
+          owner,
+          AdministratorWrite(
+            tunable: tunable, tuner: owner, process: 0, command: "", old: "\(ours)", new: "\(old)"))
+      }
       return .refused(.administrator("\(tunable.name) was set to \(old) by someone else"))
     }
-    guard old.maximum == adjustment.assumed else { return .refused(.stale(current: old)) }
-    let new = old.with(maximum: adjustment.wanted)
+    guard adjustment.assumed.holds(in: old) else { return .refused(.stale(current: old)) }
+    let new = old.with(adjustment.wanted)
     if around.dryRun || !isAllowed(adjustment) { return .advised(old: old, new: new) }
 
     await around.journal.willWrite(new, over: old, tunable, in: id, tuner: tuner)

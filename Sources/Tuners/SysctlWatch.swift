@@ -2,7 +2,7 @@ public import Kernel
 public import Logging
 
 /// Hears of every write to a tunable by anyone but the daemon, and has the
-/// tuner that owns it disabled where the value counts.
+/// tuners that change it disabled where the value counts.
 public actor SysctlWatch {
   /// Where the kernel cannot tell, a write is noticed before the next change:
   /// the value then is not the one that was written last.
@@ -21,7 +21,7 @@ public actor SysctlWatch {
 
   private let namespaces: any NamespaceProvider
   private let log: Logger
-  private let tunables: [String: (tunable: Tunable, tuner: String)]
+  private let tunables: [String: (tunable: Tunable, tuners: [String])]
 
   public init(
     tuners: [any Policy.Type], loop: KernelLoop, namespaces: any NamespaceProvider, log: Logger
@@ -29,9 +29,11 @@ public actor SysctlWatch {
     self.loop = loop
     self.namespaces = namespaces
     self.log = log
-    var tunables: [String: (Tunable, String)] = [:]
+    var tunables: [String: (tunable: Tunable, tuners: [String])] = [:]
     for tuner in tuners {
-      for tunable in tuner.tunables { tunables[tunable.path] = (tunable, tuner.name) }
+      for tunable in tuner.tunables {
+        tunables[tunable.path, default: (tunable, [])].tuners.append(tuner.name)
+      }
     }
     self.tunables = tunables
   }
@@ -41,20 +43,23 @@ public actor SysctlWatch {
   }
 
   /// A tunable by its path, also one that a device has.
-  private func tunable(atPath path: String) -> (Tunable, String)? {
+  private func tunable(atPath path: String) -> (Tunable, [String])? {
     if let known = tunables[path] { return known }
-    for (pattern, tuner) in tunables.values {
-      if let device = pattern.device(inPath: path) { return (pattern.of(device: device), tuner) }
+    for (pattern, tuners) in tunables.values {
+      if let device = pattern.device(inPath: path) { return (pattern.of(device: device), tuners) }
     }
     return nil
   }
 
   private func handle(_ event: KernelEvent) async {
     guard case .sysctlWrite(let command, let name, let old, let new) = event.payload,
-      let (tunable, tuner) = tunable(atPath: name)
+      let (tunable, owners) = tunable(atPath: name)
     else { return }
-    let write = AdministratorWrite(
-      tunable: tunable, tuner: tuner, process: event.process, command: command, old: old, new: new)
+    let writes = owners.map {
+      AdministratorWrite(
+        tunable: tunable, tuner: $0, process: event.process, command: command, old: old, new: new)
+    }
+    guard let write = writes.first else { return }
     guard let before = SysctlValue(old, arity: tunable.arity) else {
       log.warning("cannot tell what \(write) means: \"\(old)\" is no \(tunable.arity)")
       return
@@ -69,9 +74,10 @@ public actor SysctlWatch {
     }
     switch tunable.scope {
     case .perNamespace:
-      await namespaces.namespace(event.namespace).administratorWrote(write)
+      let namespace = await namespaces.namespace(event.namespace)
+      for write in writes { namespace.administratorWrote(write) }
     case .global:
-      await namespaces.administratorWroteGlobally(write)
+      for write in writes { await namespaces.administratorWroteGlobally(write) }
     }
   }
 }

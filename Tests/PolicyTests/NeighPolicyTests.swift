@@ -45,7 +45,7 @@ final class NeighPolicyTests: XCTestCase {
     for adjustment in adjustments(decision) {
       policy.learn(
         adjustment,
-        .applied(old: .scalar(adjustment.assumed), new: .scalar(adjustment.wanted), at: 0))
+        .applied(old: .scalar(adjustment.assumed.number), new: .scalar(adjustment.wanted.number), at: 0))
     }
     return words(decision)
   }
@@ -56,7 +56,7 @@ final class NeighPolicyTests: XCTestCase {
     var policy = try policy()
     let decision = policy.decide(seen())
     XCTAssertEqual(words(decision), ["gc_thresh3 16384", "gc_thresh2 8192"])
-    XCTAssertEqual(adjustments(decision).map(\.assumed), [1024, 512])
+    XCTAssertEqual(adjustments(decision).map(\.assumed.number), [1024, 512])
     XCTAssertEqual(
       adjustments(decision).map(\.tunable.name),
       ["net.ipv4.neigh.default.gc_thresh3", "net.ipv4.neigh.default.gc_thresh2"])
@@ -73,7 +73,7 @@ final class NeighPolicyTests: XCTestCase {
       if adjustments.isEmpty { return }
       for adjustment in adjustments {
         let number = Int(adjustment.tunable.name.suffix(1)) ?? 0
-        thresholds[number - 1] = adjustment.wanted
+        thresholds[number - 1] = adjustment.wanted.number
         changes += 1
       }
     }

@@ -24,7 +24,7 @@ final class TCPBufferPolicyTests: XCTestCase {
 
   private func wanted(_ decision: Decision) -> Int64? {
     guard case .adjust(let adjustments) = decision else { return nil }
-    return adjustments.first?.wanted
+    return adjustments.first?.wanted.number
   }
 
   private func policy(_ level: Int = 4) throws -> TCPBuffer {
@@ -44,7 +44,7 @@ final class TCPBufferPolicyTests: XCTestCase {
     else { return XCTFail("no adjustment") }
     XCTAssertEqual(send.map(\.tunable.name), ["net.ipv4.tcp_wmem"])
     XCTAssertEqual(receive.map(\.tunable.name), ["net.ipv4.tcp_rmem"])
-    XCTAssertEqual(send.first?.assumed, 65536)
+    XCTAssertEqual(send.first?.assumed.number, 65536)
   }
 
   func testModerationIsSwitchedOn() throws {
@@ -53,7 +53,7 @@ final class TCPBufferPolicyTests: XCTestCase {
       return XCTFail("no adjustment")
     }
     XCTAssertEqual(adjustments.map(\.tunable.name), ["net.ipv4.tcp_moderate_rcvbuf"])
-    XCTAssertEqual(adjustments.map(\.wanted), [1])
+    XCTAssertEqual(adjustments.map(\.wanted.number), [1])
   }
 
   func testLargeStepsWaitForASecondEvent() throws {

@@ -41,6 +41,10 @@ final class ValueTests: XCTestCase {
     XCTAssertEqual(value.with(maximum: 4), .triple(minimum: 9, initial: 5, maximum: 4))
     XCTAssertEqual(SysctlValue.scalar(7).with(maximum: 8), .scalar(8))
     XCTAssertNil(SysctlValue.text("reno").maximum)
+    XCTAssertEqual(value.with(.initial(6)), .triple(minimum: 9, initial: 6, maximum: 3))
+    XCTAssertEqual(value.with(.whole(.text("cubic"))), .text("cubic"))
+    XCTAssertTrue(SysctlPart.initial(5).holds(in: value))
+    XCTAssertFalse(SysctlPart.whole(.scalar(3)).holds(in: value))
   }
 
   func testWords() {
