@@ -45,7 +45,8 @@ final class NeighPolicyTests: XCTestCase {
     for adjustment in adjustments(decision) {
       policy.learn(
         adjustment,
-        .applied(old: .scalar(adjustment.assumed.number), new: .scalar(adjustment.wanted.number), at: 0))
+        .applied(
+          old: .scalar(adjustment.assumed.number), new: .scalar(adjustment.wanted.number), at: 0))
     }
     return words(decision)
   }
