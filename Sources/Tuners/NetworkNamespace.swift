@@ -156,12 +156,16 @@ public actor NetworkNamespace {
       let other = try await replace(tunable, old, with: new)
       if let other { throw .stale(current: other) }
     } catch {
-      await around.journal.didNotWrite(tunable, in: id, still: old)
+      let current = try? await visit { () throws(Sysctl.Failure) in try Sysctl.read(tunable) }
+      if case .stale = error {
+        await around.journal.didNotWrite(tunable, in: id, now: old, "\(error)")
+      } else {
+        await around.journal.didNotWrite(tunable, in: id, now: current, "\(error)")
+      }
       return .refused(error)
     }
     let time = KernelEvent.now()
-    await around.journal.didWrite(
-      new, over: old, adjustment, in: id, name: name, tuner: tuner)
+    await around.journal.didWrite(tunable, in: id)
     return .applied(old: old, new: new, at: time)
   }
 
@@ -200,7 +204,9 @@ public actor NetworkNamespace {
 
   private func disable(_ tuner: String, _ write: AdministratorWrite) async {
     let here = await title()
-    await around.journal.administratorWrote(write, in: id, name: name)
+    await around.journal.administratorWrote(
+      write, in: id, name: name,
+      isWorthARecord: folder.admit("administrator \(write.tunable.name)") != nil)
     guard disabled.updateValue(write, forKey: tuner) == nil else { return }
     around.log.notice(
       "\(write); \(tuner) is disabled in \(here) until the daemon is restarted")
