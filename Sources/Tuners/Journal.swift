@@ -235,6 +235,17 @@ public actor Journal {
     add(&record)
   }
 
+  /// It is the daemon's still; what of it came to be written.
+  func takeUp(_ holding: Holding, at value: SysctlValue) -> Holding {
+    guard value != holding.written else { return holding }
+    var holding = holding
+    holding.written = value
+    holding.changes -= 1
+    held[key(of: holding)] = holding
+    keeper.save(holding, all: all)
+    return holding
+  }
+
   /// The value is not the daemon's any more.
   public func release(_ holding: Holding) { drop(key(of: holding)) }
 

@@ -1,5 +1,6 @@
 public import Kernel
 public import Logging
+public import State
 
 /// A network namespace: owns every write to its tunables.
 ///
@@ -88,6 +89,14 @@ public actor NetworkNamespace {
     await withCheckedContinuation { answer in
       put(.adjust(adjustment, tuner: tuner, seenAt: seenAt, answer: answer))
     }
+  }
+
+  /// The same before `run()`.
+  public func carryOutFirst(_ adjustment: Adjustment, of tuner: String) async -> Outcome {
+    let now = KernelEvent.now()
+    let outcome = await apply(adjustment, of: tuner)
+    await record(adjustment, of: tuner, outcome, seenAt: now)
+    return outcome
   }
 
   /// Takes note of an administrator's write: its tuner is disabled from now on.
@@ -233,6 +242,38 @@ public actor NetworkNamespace {
     }
   }
 
+  // MARK: Taking over
+
+  /// Goes on with what a daemon before this one changed; nil when it is not
+  /// the daemon's any more.
+  public func takeUp(_ holding: Holding, afterCrash: Bool) async -> Holding? {
+    let tunable = holding.tunable
+    let current = try? await visit { () throws(Sysctl.Failure) in try Sysctl.read(tunable) }
+    guard let current else {
+      await around.journal.release(holding)
+      return nil
+    }
+    switch holding.standing(of: current) {
+    case .ours(let value): return await around.journal.takeUp(holding, at: value)
+    case .original: await around.journal.release(holding)
+    case .someoneElses where afterCrash:
+      for owner in tunable.owners.sorted() {
+        await disable(
+          owner,
+          AdministratorWrite(
+            tunable: tunable, tuner: owner, process: 0, command: "", old: "\(holding.written)",
+            new: "\(current)"))
+      }
+    case .someoneElses: await around.journal.release(holding)
+    }
+    return nil
+  }
+
+  /// An administrator's write that an earlier daemon has seen still counts.
+  public func recall(_ write: AdministratorWrite) {
+    disabled[write.tuner] = disabled[write.tuner] ?? write
+  }
+
   // MARK: Rolling back
 
   private func putBack(_ names: Set<String>) async -> Int {
@@ -326,6 +367,17 @@ public struct AdministratorWrite: Sendable, Equatable, CustomStringConvertible {
   public let command: String
   public let old: String
   public let new: String
+
+  public init(
+    tunable: Tunable, tuner: String, process: Int32, command: String, old: String, new: String
+  ) {
+    self.tunable = tunable
+    self.tuner = tuner
+    self.process = process
+    self.command = command
+    self.old = old
+    self.new = new
+  }
 
   public var description: String {
     let words = { (text: String) in
