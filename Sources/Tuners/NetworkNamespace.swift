@@ -216,8 +216,8 @@ public actor NetworkNamespace {
     // after it: the administrator's value goes in again.
     let tunable = write.tunable
     let current = try? await visit { () throws(Sysctl.Failure) in try Sysctl.read(tunable) }
-    guard let current, current == ours, let wanted = current.overwritten(by: write.new),
-      wanted != current
+    guard let current, current == ours, let new = write.new,
+      let wanted = current.overwritten(by: new), wanted != current
     else { return }
     do {
       _ = try await replace(tunable, current, with: wanted)
@@ -281,6 +281,9 @@ public actor NetworkNamespace {
         guard let repeats = folder.admit("failed \(tunable)", most: 1) else { return }
         let here = await title()
         around.log.error("\(tuner): \(tunable) in \(here): \(refusal)\(repeats)")
+      case .administrator:
+        guard let repeats = folder.admit("administrator \(tuner)", most: 1) else { return }
+        around.log.debug("\(tuner): \(tunable) refused in \(id): \(refusal)\(repeats)")
       default:
         around.log.debug(
           "\(tuner): \(tunable) to \(adjustment.wanted) refused in \(id): \(refusal)")
@@ -305,14 +308,16 @@ public struct AdministratorWrite: Sendable, Equatable, CustomStringConvertible {
   /// 0 when the write itself was not seen, only what it left.
   public let process: Int32
   public let command: String
-  public let old: String
-  public let new: String
+  /// Nil for one of so many writes that they were not looked at one by one.
+  public let old: String?
+  public let new: String?
 
   public var description: String {
     let words = { (text: String) in
       text.split(whereSeparator: \.isWhitespace).joined(separator: " ")
     }
     let who = process == 0 ? "someone" : "pid \(process) (\(command))"
+    guard let old, let new else { return "\(who) sets tunables hundreds of times a second" }
     return "\(who) set \(tunable.name) from \(words(old)) to \(words(new))"
   }
 }
