@@ -34,7 +34,7 @@ public struct Machine: Sendable, Equatable {
   /// As the state file has it.
   var text: String { "\(boot) \(id) \(kernel) \(processors) \(memory)" }
 
-  init(boot: String, id: String, kernel: String, processors: Int64, memory: Int64) {
+  public init(boot: String, id: String, kernel: String, processors: Int64, memory: Int64) {
     self.boot = boot
     self.id = id
     self.kernel = kernel

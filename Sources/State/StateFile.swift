@@ -12,7 +12,7 @@ public final class StateFile {
   public struct Failure: Error, Sendable, CustomStringConvertible {
     public let description: String
     /// Not what it should be: to be set aside.
-    let isDamage: Bool
+    public let isDamage: Bool
   }
 
   /// A holding as the file has it. Which tunable a name stands for is known

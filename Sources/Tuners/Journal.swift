@@ -213,8 +213,8 @@ public actor Journal {
     drop(key)
     var record = Record(
       .administrator, time: WallClock.now(), tuner: write.tuner, tunable: write.tunable.name,
-      namespace: namespace, namespaceName: name ?? "", old: write.old, new: write.new,
-      reason: "\(write)")
+      namespace: namespace, namespaceName: name ?? "", old: write.old ?? "",
+      new: write.new ?? "", reason: "\(write)")
     guard administrators[key]?.reason != record.reason else { return }
     if isWorthARecord { add(&record) }
     administrators[key] = record

@@ -52,6 +52,8 @@ public actor NetworkNamespace {
   /// Tuners that an administrator's write has disabled here, and which write.
   private var disabled: [String: AdministratorWrite] = [:]
   private var folder = LogFolder()
+  /// Refusals that have a record.
+  private var noted: Set<String> = []
   private var name: String?
 
   public init(_ id: NamespaceID, around: Surroundings, disabled: [String: AdministratorWrite] = [:])
@@ -231,8 +233,8 @@ public actor NetworkNamespace {
     // after it: the administrator's value goes in again.
     let tunable = write.tunable
     let current = try? await visit { () throws(Sysctl.Failure) in try Sysctl.read(tunable) }
-    guard let current, current == ours, let wanted = current.overwritten(by: write.new),
-      wanted != current
+    guard let current, current == ours, let new = write.new,
+      let wanted = current.overwritten(by: new), wanted != current
     else { return }
     do {
       _ = try await replace(tunable, current, with: wanted)
@@ -332,20 +334,26 @@ public actor NetworkNamespace {
         let here = await title()
         around.log.error("\(tuner): \(tunable) in \(here): \(refusal)\(repeats)")
         await around.journal.note(adjustment, outcome, in: id, name: name, tuner: tuner)
-      case .stale, .overloaded, .namespaceGone:
-        // What is behind the times says nothing to anyone.
-        logRefusal(adjustment, of: tuner, refusal)
+      case .administrator:
+        await noteOnce(adjustment, of: tuner, outcome)
+        guard let repeats = folder.admit("administrator \(tuner)", most: 1) else { return }
+        around.log.debug("\(tuner): \(tunable) refused in \(id): \(refusal)\(repeats)")
+      case .unavailable, .outOfBounds:
+        await noteOnce(adjustment, of: tuner, outcome)
+        fallthrough
       default:
-        logRefusal(adjustment, of: tuner, refusal)
-        guard folder.admit("refused \(tunable)", most: 1) != nil else { return }
-        await around.journal.note(adjustment, outcome, in: id, name: name, tuner: tuner)
+        around.log.debug(
+          "\(tuner): \(tunable) to \(adjustment.wanted) refused in \(id): \(refusal)")
       }
     }
   }
 
-  private func logRefusal(_ adjustment: Adjustment, of tuner: String, _ refusal: Refusal) {
-    around.log.debug(
-      "\(tuner): \(adjustment.tunable.name) to \(adjustment.wanted) refused in \(id): \(refusal)")
+  /// A refusal that would come again and again has one record.
+  private func noteOnce(_ adjustment: Adjustment, of tuner: String, _ outcome: Outcome) async {
+    guard noted.count < 64, noted.insert("\(tuner) \(adjustment.tunable.name)").inserted else {
+      return
+    }
+    await around.journal.note(adjustment, outcome, in: id, name: name, tuner: tuner)
   }
 
   /// `netns 4026532281 "name"`.
@@ -365,11 +373,13 @@ public struct AdministratorWrite: Sendable, Equatable, CustomStringConvertible {
   /// 0 when the write itself was not seen, only what it left.
   public let process: Int32
   public let command: String
-  public let old: String
-  public let new: String
+  /// Nil for one of so many writes that they were not looked at one by one.
+  public let old: String?
+  public let new: String?
 
   public init(
-    tunable: Tunable, tuner: String, process: Int32, command: String, old: String, new: String
+    tunable: Tunable, tuner: String, process: Int32, command: String, old: String?,
+    new: String?
   ) {
     self.tunable = tunable
     self.tuner = tuner
@@ -384,6 +394,7 @@ public struct AdministratorWrite: Sendable, Equatable, CustomStringConvertible {
       text.split(whereSeparator: \.isWhitespace).joined(separator: " ")
     }
     let who = process == 0 ? "someone" : "pid \(process) (\(command))"
+    guard let old, let new else { return "\(who) sets tunables hundreds of times a second" }
     return "\(who) set \(tunable.name) from \(words(old)) to \(words(new))"
   }
 }
