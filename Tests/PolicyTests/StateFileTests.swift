@@ -148,7 +148,7 @@ final class StateFileTests: XCTestCase {
     let good = try Data(contentsOf: url)
     var random = SystemRandomNumberGenerator()
     var setAside = 0
-    let rounds = Int(ProcessInfo.processInfo.environment["BPFTUNE_TEST_FUZZ"] ?? "") ?? 500
+    let rounds = Int(ProcessInfo.processInfo.environment["BPFTUNE_TEST_FUZZ"] ?? "") ?? 100
     for round in 0..<rounds {
       var bad = good
       switch round % 4 {
