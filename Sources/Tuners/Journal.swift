@@ -183,16 +183,17 @@ public actor Journal {
   }
 
   /// An adjustment that was only advised, or refused.
+  @discardableResult
   public func note(
     _ adjustment: Adjustment, _ outcome: Outcome, in namespace: NamespaceID, name: String?,
     tuner: String
-  ) {
+  ) -> Record {
     var record = Record(
       .advice, time: WallClock.now(), tuner: tuner, tunable: adjustment.tunable.name,
       namespace: namespace, namespaceName: name ?? "", old: "\(adjustment.assumed)",
       new: "\(adjustment.wanted)", scenario: adjustment.scenario, reason: adjustment.reason)
     switch outcome {
-    case .applied: return
+    case .applied: break
     case .advised(let old, let new):
       record.old = "\(old)"
       record.new = "\(new)"
@@ -202,22 +203,24 @@ public actor Journal {
       record.outcome = "\(refusal)"
     }
     add(&record)
+    return record
   }
 
   /// A write by someone else: the value is theirs from now on. Each tuner of
   /// the tunable may tell of it, and it may come often: `isWorthARecord`.
   public func administratorWrote(
     _ write: AdministratorWrite, in namespace: NamespaceID, name: String?, isWorthARecord: Bool
-  ) {
+  ) -> Record {
     let key = Key(namespace: namespace, tunable: write.tunable)
     drop(key)
     var record = Record(
       .administrator, time: WallClock.now(), tuner: write.tuner, tunable: write.tunable.name,
       namespace: namespace, namespaceName: name ?? "", old: write.old ?? "",
       new: write.new ?? "", reason: "\(write)")
-    guard administrators[key]?.reason != record.reason else { return }
+    if let known = administrators[key], known.reason == record.reason { return known }
     if isWorthARecord { add(&record) }
     administrators[key] = record
+    return record
   }
 
   /// What was recalled is an administrator's still.
@@ -226,13 +229,14 @@ public actor Journal {
   }
 
   /// The original has been put back.
-  public func didPutBack(_ holding: Holding, name: String?) {
+  public func didPutBack(_ holding: Holding, name: String?) -> Record {
     drop(key(of: holding))
     var record = Record(
       .rollback, time: WallClock.now(), tuner: holding.tuner, tunable: holding.tunable.name,
       namespace: holding.namespace, namespaceName: name ?? "", old: "\(holding.written)",
       new: "\(holding.original)")
     add(&record)
+    return record
   }
 
   /// It is the daemon's still; what of it came to be written.
@@ -250,12 +254,13 @@ public actor Journal {
   public func release(_ holding: Holding) { drop(key(of: holding)) }
 
   /// What a change brought.
-  public func conclude(_ record: Record, _ verdict: Record.Verdict, _ effect: String) {
+  public func conclude(_ record: Record, _ verdict: Record.Verdict, _ effect: String) -> Record {
     var record = record
     record.verdict = verdict
     record.effect = effect
     keeper.save(record, all: all)
     tell(record)
+    return record
   }
 
   /// Something about the daemon's own state.

@@ -52,6 +52,8 @@ public actor NetworkNamespace {
   /// Tuners that an administrator's write has disabled here, and which write.
   private var disabled: [String: AdministratorWrite] = [:]
   private var folder = LogFolder()
+  /// The record of the last change.
+  private var written: Record?
   /// Refusals that have a record.
   private var noted: Set<String> = []
   private var name: String?
@@ -176,7 +178,7 @@ public actor NetworkNamespace {
       return .refused(error)
     }
     let time = KernelEvent.now()
-    await around.journal.didWrite(tunable, in: id)
+    written = await around.journal.didWrite(tunable, in: id)
     return .applied(old: old, new: new, at: time)
   }
 
@@ -215,12 +217,13 @@ public actor NetworkNamespace {
 
   private func disable(_ tuner: String, _ write: AdministratorWrite) async {
     let here = await title()
-    await around.journal.administratorWrote(
+    let record = await around.journal.administratorWrote(
       write, in: id, name: name,
       isWorthARecord: folder.admit("administrator \(write.tunable.name)") != nil)
     guard disabled.updateValue(write, forKey: tuner) == nil else { return }
     around.log.notice(
-      "\(write); \(tuner) is disabled in \(here) until the daemon is restarted")
+      "\(write); \(tuner) is disabled in \(here) until the daemon is restarted",
+      metadata: record.fields)
   }
 
   /// The administrator's value stays, whatever was under way when it came.
@@ -292,9 +295,11 @@ public actor NetworkNamespace {
             "\(tunable.name) is left at \(other) in \(here): someone else set it")
           continue
         }
-        await around.journal.didPutBack(holding, name: name)
+        let record = await around.journal.didPutBack(holding, name: name)
         count += 1
-        around.log.notice("\(tunable.name) \(current) -> \(original) (\(here)): rolled back")
+        around.log.notice(
+          "\(tunable.name) \(current) -> \(original) (\(here)): rolled back",
+          metadata: record.fields)
       } catch {
         if error == .namespaceGone { return count }
         around.log.error("cannot roll back \(tunable.name) in \(here): \(error)")
@@ -314,26 +319,30 @@ public actor NetworkNamespace {
       guard let repeats = folder.admit("\(tunable)") else { return }
       let here = await title()
       around.log.notice(
-        "\(tunable) \(old) -> \(new) (\(here)): \(adjustment.reason)\(repeats)")
+        "\(tunable) \(old) -> \(new) (\(here)): \(adjustment.reason)\(repeats)",
+        metadata: written?.fields)
       around.log.debug(
         "\(tuner): \(adjustment.scenario): written \((time - seenAt) / 1000) us after the event")
     case .advised(let old, let new):
       guard let repeats = folder.admit("advice \(tunable) \(new)", most: 1) else { return }
       let here = await title()
-      await around.journal.note(adjustment, outcome, in: id, name: name, tuner: tuner)
+      let record = await around.journal.note(
+        adjustment, outcome, in: id, name: name, tuner: tuner)
       let risk = adjustment.risk.map {
         isAllowed(adjustment) ? "" : "; it \($0.warning), and so needs --allow-risky \($0.name)"
       }
       around.log.notice(
-        "advice: \(tunable) \(old) -> \(new) (\(here)): \(adjustment.reason)\(risk ?? "")\(repeats)"
-      )
+        "advice: \(tunable) \(old) -> \(new) (\(here)): \(adjustment.reason)\(risk ?? "")\(repeats)",
+        metadata: record.fields)
     case .refused(let refusal):
       switch refusal {
       case .failed:
         guard let repeats = folder.admit("failed \(tunable)", most: 1) else { return }
         let here = await title()
-        around.log.error("\(tuner): \(tunable) in \(here): \(refusal)\(repeats)")
-        await around.journal.note(adjustment, outcome, in: id, name: name, tuner: tuner)
+        let record = await around.journal.note(
+          adjustment, outcome, in: id, name: name, tuner: tuner)
+        around.log.error(
+          "\(tuner): \(tunable) in \(here): \(refusal)\(repeats)", metadata: record.fields)
       case .administrator:
         await noteOnce(adjustment, of: tuner, outcome)
         guard let repeats = folder.admit("administrator \(tuner)", most: 1) else { return }
