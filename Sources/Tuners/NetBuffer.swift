@@ -130,13 +130,14 @@ public struct NetBuffer: Policy {
     public var lookAtBudget: Duration
     /// For how long nothing must have been dropped before something comes down.
     public var quiet: Duration
-    /// For how long nothing is raised once it had to be taken back.
+    /// For how long nothing is raised when a processor could not keep up, or tasks
+    /// had to wait; the first time.
     public var hold: Duration
 
     public init(
       tick: Duration = .milliseconds(10), look: Duration = .seconds(60),
       lookAtBudget: Duration = .seconds(5), quiet: Duration = .seconds(300),
-      hold: Duration = .seconds(60)
+      hold: Duration = .seconds(10)
     ) {
       self.tick = tick
       self.look = look
@@ -171,16 +172,21 @@ public struct NetBuffer: Policy {
   /// percent, and since when.
   var waitBefore: Int64?
   var budgetSince: Look?
-  var backlogHold = Hold()
+  /// When a processor could not keep up last.
+  var overload: UInt64?
+  var hold = Hold()
   var budgetHold = Hold()
 
-  /// Nothing more until then; twice as long each time.
+  /// Nothing is raised until then; twice as long each time, up to an hour.
   struct Hold {
     var until: UInt64 = 0
     var length: UInt64 = 0
 
     mutating func begin(at time: UInt64, first: UInt64) {
-      length = min(max(first, length * 2), NetBuffer.mostHold)
+      guard time >= until else { return }
+      // After a long time without, it starts over.
+      let isOld = time - until > NetBuffer.mostHold
+      length = isOld ? first : min(max(first, length * 2), NetBuffer.mostHold)
       until = time + length
     }
   }
@@ -231,7 +237,7 @@ public struct NetBuffer: Policy {
       window.take(change, look, after: last.time)
       guard window.looks >= Window.needed else {
         self.window = window
-        return .leave("\(window.looks) of \(Window.needed) looks")
+        return .adjust([])
       }
       self.window = nil
       return judge(window, look)

@@ -7,8 +7,13 @@ extension NetBuffer {
     static let needed = 10
 
     var looks = 0
-    /// Looks at which a processor that drops had packets waiting.
-    var busy = 0
+    /// Looks in a row that found drops or packets still waiting, and at how many of
+    /// them packets were.
+    private var strained = 0
+    private var waiting = 0
+    /// Half of the looks in a row found drops or packets that wait, and most of those
+    /// the latter: nothing that is over soon.
+    private(set) var isOverload = false
     var dropped: Int64 = 0
     var flowLimited: Int64 = 0
     var squeezed: Int64 = 0
@@ -21,9 +26,6 @@ extension NetBuffer {
     var nanoseconds: UInt64 = 0
     var first: Look?
 
-    /// More than three quarters of the looks found work left over.
-    var isOverload: Bool { busy * 4 > looks * 3 }
-
     mutating func take(_ change: Change, _ look: Look, after before: UInt64) {
       looks += 1
       first = first ?? look
@@ -35,9 +37,12 @@ extension NetBuffer {
       sources.formUnion(change.sources)
       running = change.worst > 0 ? running + change.worst : 0
       burst = max(burst, running)
-      if look.softnet.processors.contains(where: { processors.contains($0.index) && $0.queued > 0 }) {
-        busy += 1
+      let waits = look.softnet.processors.contains {
+        processors.contains($0.index) && $0.queued > 0
       }
+      strained = waits || change.worst > 0 ? strained + 1 : 0
+      waiting = strained == 0 ? 0 : waiting + (waits ? 1 : 0)
+      if strained * 2 >= Self.needed, waiting * 2 >= strained { isOverload = true }
     }
 
     /// What happened between two looks.
@@ -98,6 +103,10 @@ extension NetBuffer {
     }
     if let lowered, look.time &- lowered < Self.mostHold { patience = min(patience * 2, 12) }
     lowered = nil
+    guard look.time >= hold.until else {
+      guard adjustments.isEmpty else { return .adjust(adjustments) }
+      return .leave("\(drops(window)), soon after a processor could not keep up")
+    }
     // In this order: what the backlog alone could not do comes after its step.
     adjustments += growBudget(window, look)
     adjustments += lengthen(window, look)
@@ -140,7 +149,6 @@ extension NetBuffer {
 
   private mutating func lengthen(_ window: Window, _ look: Look) -> [Adjustment] {
     let current = look.values.backlog
-    guard look.time >= backlogHold.until else { return [] }
     let growth = learningRate.growth(most: 8)
     let room = look.freeMemory / 16 / Self.packetSize / Int64(max(1, look.softnet.processors.count))
     let ceiling = min(Self.mostBacklog, room)
@@ -158,11 +166,17 @@ extension NetBuffer {
   /// The processor cannot keep up. A queue that stays full makes packets wait,
   /// and helps nobody; and a longer run of the network leaves tasks waiting.
   private mutating func giveUp(_ window: Window, _ look: Look) -> [Adjustment] {
-    guard let original else { return [] }
-    let back = [Self.backlog, Self.budget, Self.time].filter(raised.contains)
-    guard !back.isEmpty else { return [] }
-    backlogHold.begin(at: look.time, first: times.hold.nanoseconds)
+    // One look too many may have met packets that were about to be gone.
+    let isCertain = overload.map { look.time - $0 < 2_000_000_000 } ?? false
+    overload = look.time
+    guard isCertain else {
+      self.window = Window()
+      return []
+    }
+    hold.begin(at: look.time, first: times.hold.nanoseconds)
     budgetHold.begin(at: look.time, first: times.hold.nanoseconds)
+    let back = [Self.backlog, Self.budget, Self.time].filter(raised.contains)
+    guard let original, !back.isEmpty else { return [] }
     endBudget()
     stepped = false
     let reason = "\(drops(window)), and it never empties: no queue is long enough"
