@@ -91,42 +91,54 @@ final class NetBufferTests: IntegrationTestCase {
     let packets = try await Packets("flows", work: 2000)
     func lostOfTheSmallFlow() async throws -> Int {
       let before = try await packets.settled()
-      async let flood = packets.send(bursts: 1, of: 600_000)
-      let sent = try await packets.sendSteadily(150, every: .milliseconds(2))
+      async let flood = packets.send(bursts: 1, of: 1_000_000)
+      let sent = try await packets.sendSteadily(200, every: .milliseconds(2))
       _ = try await flood
       return try await sent - (packets.settled().atNobody - before.atNobody)
     }
     // A queue that is never empty, and so never lengthened.
     let without = try await lostOfTheSmallFlow()
     let daemon = try await Daemon("--allow", "net-buffer")
-    _ = try await packets.send(bursts: 1, of: 300_000)
     try await eventually("the flow limit") {
-      try await TestNamespace.initial.sysctl(Self.flowLimit) != "0"
+      _ = try await packets.send(bursts: 1, of: 200_000)
+      return try await TestNamespace.initial.sysctl(Self.flowLimit) != "0"
     }
     let with = try await lostOfTheSmallFlow()
     try await daemon.stop()
     await packets.close()
-    print("net-buffer: of 150 packets of a small flow lost: \(without), with the daemon \(with)")
-    XCTAssertGreaterThan(without, 30)
+    print("net-buffer: of 200 packets of a small flow lost: \(without), with the daemon \(with)")
+    XCTAssertGreaterThan(without, 20)
     XCTAssertLessThan(with, without / 2)
   }
 
   /// A processor that cannot keep up is no reason for a longer queue.
   func testAFloodRaisesNothing() async throws {
     let packets = try await Packets("flood", work: 2000)
-    let daemon = try await Daemon("--allow", "net-buffer")
-    let sent = try await packets.send(bursts: 1, of: 1_500_000)
-    let arrived = try await packets.settled().atReceiver
-    _ = try await daemon.line(containing: "it cannot keep up")
-    // Whatever it took for a burst at the end has to be gone, too.
-    let backlog = try await value(Self.backlog)
-    let values = try await [value(Self.budget), value(Self.time)]
-    try await daemon.stop()
-    await packets.close()
-    XCTAssertLessThan(arrived, sent / 2, "the processor kept up")
-    XCTAssertEqual(backlog, 50, daemon.changes(of: Self.backlog).joined(separator: "\n"))
     let before = try await [value(Self.budget), value(Self.time)]
-    XCTAssertEqual(values, before)
+    for attempt in 1...3 {
+      let daemon = try await Daemon("--allow", "net-buffer")
+      let arrivedBefore = try await packets.settled().atReceiver
+      var sent = 0
+      try await eventually(upTo: 30, "a word about the flood") {
+        sent += try await packets.send(bursts: 1, of: 500_000)
+        // What was taken for a burst has to be gone again, too.
+        let backlog = try await self.value(Self.backlog)
+        return backlog == 50 && daemon.lines.contains { $0.contains("it cannot keep up") }
+      }
+      let arrived = try await packets.settled().atReceiver - arrivedBefore
+      let changes = daemon.changes(of: Self.backlog)
+      let budgets = try await [value(Self.budget), value(Self.time)]
+      try await daemon.stop()
+      XCTAssertLessThan(arrived, sent / 2, "the processor kept up")
+      XCTAssertEqual(budgets, before)
+      if changes.isEmpty || attempt == 3 {
+        // A sender that others keep from sending makes bursts of a flood.
+        XCTAssertEqual(changes, [])
+        break
+      }
+      try await setLimits()
+    }
+    await packets.close()
   }
 
   // MARK: Other things than bursts

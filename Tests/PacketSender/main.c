@@ -56,8 +56,8 @@ static void pin(void)
 		die("sched_setaffinity");
 }
 
-/* Sends so many copies of a small packet; how many the kernel took. */
-static long send_many(int fd, long count)
+/* Sends so many copies of a small packet, there or where `fd` is connected to; how many. */
+static long send_many(int fd, long count, struct sockaddr_ll *to)
 {
 	static char payload[32];
 	struct iovec part = { payload, sizeof(payload) };
@@ -68,6 +68,8 @@ static long send_many(int fd, long count)
 	for (i = 0; i < AT_ONCE; i++) {
 		messages[i].msg_hdr.msg_iov = &part;
 		messages[i].msg_hdr.msg_iovlen = 1;
+		messages[i].msg_hdr.msg_name = to;
+		messages[i].msg_hdr.msg_namelen = to ? sizeof(*to) : 0;
 	}
 	while (sent < count) {
 		long left = count - sent;
@@ -104,7 +106,7 @@ static void send_bursts(int fd, long bursts, long size, long pause)
 	long sent = 0;
 
 	while (bursts--) {
-		sent += send_many(fd, size);
+		sent += send_many(fd, size, NULL);
 		if (pause && bursts)
 			usleep(pause);
 	}
@@ -162,13 +164,13 @@ static void send_unknown(const char *device, long rate, long seconds)
 	int fd = socket(AF_PACKET, SOCK_DGRAM, 0);
 	long begin, sent = 0, now;
 
-	if (fd < 0 || connect(fd, (struct sockaddr *)&to, sizeof(to)))
+	if (fd < 0 || !to.sll_ifindex)
 		die(device);
 	begin = now_us();
 	while ((now = now_us()) < begin + seconds * 1000000) {
 		if (sent > (now - begin) * rate / 1000000)
 			continue;
-		sent += send_many(fd, 64);
+		sent += send_many(fd, 64, &to);
 	}
 	printf("%ld %ld\n", sent, now - begin);
 }
