@@ -5,6 +5,7 @@ public let tuners: [any Policy.Type] = [
   TCPBuffer.self,
   Neigh.self,
   NetBuffer.self,
+  RouteTable.self,
 ]
 
 extension Tunable {
