@@ -95,6 +95,7 @@ final class Daemon: Sendable {
       hooks: hooks, tunerEvents: tunerEvents, sysctlEvents: sysctlEvents,
       namespaceEvents: namespaceEvents, losses: pump.lossReports,
       ready: { [self] in announce() })
+    async let _: Void = tellAlive()
     for await signal in stops {
       log.info("stopping on signal \(signal)")
       break
@@ -107,8 +108,23 @@ final class Daemon: Sendable {
     await around.journal.close()
   }
 
+  /// Feeds the service manager's watchdog, from a timer of the loop that takes
+  /// events: when the loop is stuck, so is this. Without a watchdog no timer runs.
+  private func tellAlive() async {
+    guard let interval = ServiceManager.watchdogInterval else { return }
+    while !Task.isCancelled {
+      ServiceManager.notify("WATCHDOG=1")
+      await around.loop.sleep(for: interval / 2)
+    }
+  }
+
   private func announce() {
     Memory.giveBackFreed()
+    do {
+      try Privileges.giveUpTheRest()
+    } catch {
+      log.warning("keeps capabilities that it does not need: \(error)")
+    }
     let names = options.chosenTuners.map { $0.name }.joined(separator: ", ")
     let mode = options.dryRun ? "advising (dry run)" : "tuning"
     log.info("bpftune \(Bpftune.version): \(mode) with \(names)")

@@ -1,9 +1,11 @@
-public import Kernel
+import Kernel
 
 /// The tuners of this executable. A new one is added here, and nowhere else.
 public let tuners: [any Policy.Type] = [
   TCPBuffer.self,
   Neigh.self,
+  NetBuffer.self,
+  RouteTable.self,
 ]
 
 extension Tunable {
