@@ -63,7 +63,7 @@ final class Daemon: Sendable {
     self.log = log
     let directory = try NamespaceDirectory(loop: loop)
     around = NetworkNamespace.Surroundings(
-      loop: loop, directory: directory, 
+      loop: loop, directory: directory,
       journal: Journal(
         loop: loop, own: directory.own, directory: options.stateDirectory, dryRun: options.dryRun,
         log: log), dryRun: options.dryRun,

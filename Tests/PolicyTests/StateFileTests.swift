@@ -23,7 +23,9 @@ final class StateFileTests: XCTestCase {
     try StateFile.open(directory: directory, machine: machine(boot: boot), notice: notice)
   }
 
-  private func row(_ namespace: NamespaceID, _ tunable: String = "net.ipv4.tcp_wmem") -> StateFile.Row {
+  private func row(_ namespace: NamespaceID, _ tunable: String = "net.ipv4.tcp_wmem")
+    -> StateFile.Row
+  {
     var row = StateFile.Row(
       namespace: namespace, tunable: tunable, tuner: "tcp-buffer", original: "4096 16384 65536",
       written: "4096 16384 524288", previous: "4096 16384 65536", since: 1, changes: 1,
@@ -160,7 +162,9 @@ final class StateFileTests: XCTestCase {
       default:
         for index in 0..<100 where Bool.random() { bad[index] = random.next() }
       }
-      for suffix in ["-wal", "-shm"] { try? FileManager.default.removeItem(atPath: url.path + suffix) }
+      for suffix in ["-wal", "-shm"] {
+        try? FileManager.default.removeItem(atPath: url.path + suffix)
+      }
       try bad.write(to: url)
       if round % 5 == 0 { try bad.suffix(8192).write(to: URL(fileURLWithPath: url.path + "-wal")) }
       do {
