@@ -102,7 +102,7 @@ final class Daemon: Sendable {
     }
     ServiceManager.notify("STOPPING=1")
     pump.finish()
-    let putBack = await supervisor.stop(rollBack: options.rollback)
+    let putBack = await supervisor.stop(rollBack: options.rollback && !options.dryRun)
     await serving
     await summarize(putBack: putBack)
     await around.journal.close()

@@ -101,7 +101,7 @@ extension StateFile {
         SELECT id FROM record WHERE time < ?
           OR own = 1 AND id <= (SELECT id FROM record WHERE own = 1 ORDER BY id DESC LIMIT 1 OFFSET ?)
           OR own = 0 AND id <= (SELECT id FROM record WHERE own = 0 ORDER BY id DESC LIMIT 1 OFFSET ?)
-        LIMIT 500
+        LIMIT 1000
         """,
         [
           .integer(now - bounds.age), .integer(Int64(bounds.own)), .integer(Int64(bounds.others)),
@@ -111,7 +111,7 @@ extension StateFile {
       try database.transaction { () throws(Database.Failure) in
         for id in ids { try database.run("DELETE FROM record WHERE id = ?", .integer(id)) }
       }
-      return ids.count == 500
+      return ids.count == 1000
     }
   }
 

@@ -13,7 +13,7 @@ extension NetworkNamespace {
     }
     switch holding.standing(of: current) {
     case .ours(let value): return await around.journal.takeUp(holding, at: value)
-    case .original: await around.journal.release(holding)
+    case .original: await around.journal.isOriginal(holding)
     case .someoneElses where afterCrash:
       for owner in tunable.owners.sorted() {
         await disable(
