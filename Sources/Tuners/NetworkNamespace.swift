@@ -17,6 +17,7 @@ public actor NetworkNamespace {
     /// What an administrator allows though it can break something.
     public let allowedRisks: Set<Risk>
     public let log: Logger
+    public let counters = Counters()
 
     public init(
       loop: KernelLoop, directory: NamespaceDirectory, journal: Journal, dryRun: Bool,
@@ -258,6 +259,7 @@ public actor NetworkNamespace {
     _ adjustment: Adjustment, of tuner: String, _ outcome: Outcome, seenAt: UInt64
   ) async {
     let tunable = adjustment.tunable.name
+    around.counters.count(outcome, of: tuner, adjustment.tunable, seenAt: seenAt)
     switch outcome {
     case .applied(let old, let new, let time):
       guard let repeats = folder.admit("\(tunable)") else { return }

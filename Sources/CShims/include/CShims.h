@@ -6,5 +6,6 @@
 #include "bpftune_glibc.h"
 #include "bpftune_neightbl.h"
 #include "bpftune_netns.h"
+#include "bpftune_peer.h"
 #include "bpftune_process.h"
 #endif
