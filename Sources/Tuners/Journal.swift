@@ -1,19 +1,9 @@
 public import Kernel
+public import State
 
-/// What the daemon changed: each tunable's value before its first change, the
-/// value that it wrote last, and how often and why it wrote.
+/// What the daemon changed, and what else happened to tunables: the value of
+/// each before its first change, the value written last, and a history.
 public actor Journal {
-  public struct Entry: Sendable {
-    /// Before the first change: what a roll back restores.
-    public let original: SysctlValue
-    /// What was written last.
-    public internal(set) var written: SysctlValue
-    public internal(set) var changes = 0
-    /// How often for each scenario.
-    public internal(set) var scenarios: [String: Int] = [:]
-    public let tuner: String
-  }
-
   public struct Key: Hashable, Sendable {
     public let namespace: NamespaceID
     public let tunable: Tunable
@@ -34,60 +24,167 @@ public actor Journal {
     loop.asUnownedSerialExecutor()
   }
 
-  private var entries: [Key: Entry] = [:]
+  private var held: [Key: Holding] = [:]
+  private var administrators: [Key: Record] = [:]
   public private(set) var totals: [Tunable: Total] = [:]
+  private var recent: [Record] = []
+  private var nextID: Int64 = 1
+  private var followers: [Int: AsyncStream<Record>.Continuation] = [:]
+  private var nextFollower = 0
 
   public init(loop: KernelLoop) { self.loop = loop }
 
-  public func entry(_ tunable: Tunable, in namespace: NamespaceID) -> Entry? {
-    entries[Key(namespace: namespace, tunable: tunable)]
+  // MARK: Reading
+
+  /// The newest records that the filter lets through, the newest first.
+  public func history(_ filter: HistoryFilter) -> [Record] {
+    let limit = max(1, min(filter.limit, HistoryFilter.most))
+    return Array(recent.reversed().lazy.filter(filter.admits).prefix(limit))
   }
+
+  /// Each new record, and each that got its verdict, from now on; the oldest
+  /// are dropped for one who does not read.
+  public func follow() -> AsyncStream<Record> {
+    let (records, continuation) = AsyncStream.makeStream(
+      of: Record.self, bufferingPolicy: .bufferingNewest(256))
+    nextFollower += 1
+    let number = nextFollower
+    followers[number] = continuation
+    continuation.onTermination = { _ in Task { await self.unfollow(number) } }
+    return records
+  }
+
+  private func unfollow(_ number: Int) { followers[number] = nil }
+
+  /// What the daemon changed and still holds, in one namespace or in all.
+  public func holdings(in namespace: NamespaceID? = nil) -> [Holding] {
+    held.values.filter { namespace == nil || $0.namespace == namespace }
+      .sorted { $0.tunable.name < $1.tunable.name }
+  }
+
+  public func holding(_ tunable: Tunable, in namespace: NamespaceID) -> Holding? {
+    held[Key(namespace: namespace, tunable: tunable)]
+  }
+
+  /// Whose value it is. Of a global tunable, ask about the daemon's own namespace.
+  public func owner(of tunable: Tunable, in namespace: NamespaceID) -> Owner {
+    let key = Key(namespace: namespace, tunable: tunable)
+    if let holding = held[key] { return .us(holding) }
+    return administrators[key].map { .administrator($0) } ?? .kernel
+  }
+
+  /// Where the state is kept.
+  public var storage: Storage { .memory("no state directory was asked for") }
+
+  // MARK: Writing
 
   /// Call it before the write, so that the original is known whatever happens.
   public func willWrite(
-    _ new: SysctlValue, over old: SysctlValue, _ tunable: Tunable, in namespace: NamespaceID,
-    tuner: String
+    _ new: SysctlValue, over old: SysctlValue, _ adjustment: Adjustment,
+    in namespace: NamespaceID, name: String?, tuner: String
   ) {
-    let key = Key(namespace: namespace, tunable: tunable)
-    entries[key, default: Entry(original: old, written: old, tuner: tuner)].written = new
+    let key = Key(namespace: namespace, tunable: adjustment.tunable)
+    let now = WallClock.now()
+    var holding =
+      held[key]
+      ?? Holding(
+        namespace: namespace, tunable: adjustment.tunable, tuner: tuner, original: old,
+        written: old, previous: old, since: now, changes: 0, scenario: "", reason: "")
+    holding.tuner = tuner
+    holding.previous = old
+    holding.written = new
+    holding.scenario = adjustment.scenario
+    holding.reason = adjustment.reason
+    held[key] = holding
   }
 
   /// The write has taken place.
   public func didWrite(
-    _ new: SysctlValue, over old: SysctlValue, _ tunable: Tunable, in namespace: NamespaceID,
-    scenario: String
+    _ new: SysctlValue, over old: SysctlValue, _ adjustment: Adjustment,
+    in namespace: NamespaceID, name: String?, tuner: String
   ) {
+    let tunable = adjustment.tunable
     let key = Key(namespace: namespace, tunable: tunable)
-    entries[key]?.changes += 1
-    entries[key]?.scenarios[scenario, default: 0] += 1
+    held[key]?.changes += 1
+    administrators[key] = nil
     var total = totals[tunable] ?? Total(first: old, last: new)
     total.changes += 1
-    total.scenarios[scenario, default: 0] += 1
+    total.scenarios[adjustment.scenario, default: 0] += 1
     total.last = new
     // Enough to say "in 1000 namespaces"; a storm of short ones is not kept.
     if total.namespaces.count < 100_000 { total.namespaces.insert(namespace) }
     totals[tunable] = total
+    add(
+      Record(
+        .change, time: WallClock.now(), tuner: tuner, tunable: tunable.name, namespace: namespace,
+        namespaceName: name ?? "", old: "\(old)", new: "\(new)", scenario: adjustment.scenario,
+        reason: adjustment.reason))
   }
 
   /// The write failed: the value is still `old`.
   public func didNotWrite(_ tunable: Tunable, in namespace: NamespaceID, still old: SysctlValue) {
     let key = Key(namespace: namespace, tunable: tunable)
-    if entries[key]?.changes == 0 { entries[key] = nil } else { entries[key]?.written = old }
+    if held[key]?.changes == 0 { held[key] = nil } else { held[key]?.written = old }
   }
 
-  /// The value is not ours any more: it will not be put back.
-  public func release(_ tunable: Tunable, in namespace: NamespaceID) {
-    entries[Key(namespace: namespace, tunable: tunable)] = nil
+  /// An adjustment that was only advised, or refused.
+  public func note(
+    _ adjustment: Adjustment, _ outcome: Outcome, in namespace: NamespaceID, name: String?,
+    tuner: String
+  ) {
+    var record = Record(
+      .advice, time: WallClock.now(), tuner: tuner, tunable: adjustment.tunable.name,
+      namespace: namespace, namespaceName: name ?? "", old: "\(adjustment.assumed)",
+      new: "\(adjustment.wanted)", scenario: adjustment.scenario, reason: adjustment.reason)
+    switch outcome {
+    case .applied: return
+    case .advised(let old, let new):
+      record.old = "\(old)"
+      record.new = "\(new)"
+      if let risk = adjustment.risk { record.outcome = "\(risk.name): it \(risk.warning)" }
+    case .refused(let refusal):
+      record.kind = .refusal
+      record.outcome = "\(refusal)"
+    }
+    add(record)
+  }
+
+  /// A write by someone else: the value is theirs from now on.
+  public func administratorWrote(
+    _ write: AdministratorWrite, in namespace: NamespaceID, name: String?
+  ) {
+    let key = Key(namespace: namespace, tunable: write.tunable)
+    let record = Record(
+      .administrator, time: WallClock.now(), tuner: write.tuner, tunable: write.tunable.name,
+      namespace: namespace, namespaceName: name ?? "", old: write.old, new: write.new,
+      reason: "\(write)")
+    held[key] = nil
+    administrators[key] = record
+    add(record)
+  }
+
+  /// The original has been put back.
+  public func didPutBack(_ holding: Holding, name: String?) {
+    held[Key(namespace: holding.namespace, tunable: holding.tunable)] = nil
+    add(
+      Record(
+        .rollback, time: WallClock.now(), tuner: holding.tuner, tunable: holding.tunable.name,
+        namespace: holding.namespace, namespaceName: name ?? "", old: "\(holding.written)",
+        new: "\(holding.original)"))
   }
 
   /// The namespace is gone, and its values with it.
   public func forget(_ namespace: NamespaceID) {
-    for key in entries.keys where key.namespace == namespace { entries[key] = nil }
+    for key in held.keys where key.namespace == namespace { held[key] = nil }
+    for key in administrators.keys where key.namespace == namespace { administrators[key] = nil }
   }
 
-  /// What would be put back, by namespace.
-  public func changed() -> [NamespaceID: [(Tunable, Entry)]] {
-    Dictionary(grouping: entries.map { ($0.key, $0.value) }, by: { $0.0.namespace })
-      .mapValues { $0.map { ($0.0.tunable, $0.1) } }
+  private func add(_ record: Record) {
+    var record = record
+    record.id = nextID
+    nextID += 1
+    if recent.count >= HistoryFilter.most { recent.removeFirst(HistoryFilter.most / 2) }
+    recent.append(record)
+    for follower in followers.values { follower.yield(record) }
   }
 }

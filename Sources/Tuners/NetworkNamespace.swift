@@ -36,7 +36,7 @@ public actor NetworkNamespace {
     case adjust(
       Adjustment, tuner: String, seenAt: UInt64, answer: CheckedContinuation<Outcome, Never>)
     case administratorWrote(AdministratorWrite)
-    case rollBack(answer: CheckedContinuation<Int, Never>)
+    case rollBack(Set<String>, answer: CheckedContinuation<Int, Never>)
   }
 
   private static let mailboxCapacity = 256
@@ -73,8 +73,8 @@ public actor NetworkNamespace {
         await record(adjustment, of: tuner, outcome, seenAt: seenAt)
       case .administratorWrote(let write):
         await yield(to: write)
-      case .rollBack(let answer):
-        answer.resume(returning: await putBack())
+      case .rollBack(let names, let answer):
+        answer.resume(returning: await putBack(names))
       }
     }
   }
@@ -96,10 +96,10 @@ public actor NetworkNamespace {
     put(.administratorWrote(write))
   }
 
-  /// Puts back what the daemon changed here and still holds its value; how
-  /// many tunables that were.
-  public nonisolated func rollBack() async -> Int {
-    await withCheckedContinuation { put(.rollBack(answer: $0)) }
+  /// Puts back what the daemon changed here and still holds its value, of
+  /// these tunables or of all when no name is given; how many that were.
+  public nonisolated func rollBack(_ names: Set<String> = []) async -> Int {
+    await withCheckedContinuation { put(.rollBack(names, answer: $0)) }
   }
 
   /// What administrators have disabled here.
@@ -117,7 +117,7 @@ public actor NetworkNamespace {
   private nonisolated func refuse(_ request: Request, _ refusal: Refusal) {
     switch request {
     case .adjust(_, _, _, let answer): answer.resume(returning: .refused(refusal))
-    case .rollBack(let answer): answer.resume(returning: 0)
+    case .rollBack(_, let answer): answer.resume(returning: 0)
     case .administratorWrote(let write):
       // Must not be lost: it goes back in, in place of an adjustment.
       if refusal == .overloaded { put(.administratorWrote(write)) }
@@ -132,7 +132,7 @@ public actor NetworkNamespace {
     guard adjustment.wanted.numbers.allSatisfy(tunable.bounds.contains) else {
       return .refused(.outOfBounds(tunable.bounds))
     }
-    let ours = await around.journal.entry(tunable, in: id)?.written
+    let ours = await around.journal.holding(tunable, in: id)?.written
     let old: SysctlValue
     do {
       old = try await visit { () throws(Sysctl.Failure) in try Sysctl.read(tunable) }
@@ -152,7 +152,7 @@ public actor NetworkNamespace {
     let new = old.with(adjustment.wanted)
     if around.dryRun || !isAllowed(adjustment) { return .advised(old: old, new: new) }
 
-    await around.journal.willWrite(new, over: old, tunable, in: id, tuner: tuner)
+    await around.journal.willWrite(new, over: old, adjustment, in: id, name: name, tuner: tuner)
     do throws(Refusal) {
       let other = try await replace(tunable, old, with: new)
       if let other { throw .stale(current: other) }
@@ -162,7 +162,7 @@ public actor NetworkNamespace {
     }
     let time = KernelEvent.now()
     await around.journal.didWrite(
-      new, over: old, tunable, in: id, scenario: adjustment.scenario)
+      new, over: old, adjustment, in: id, name: name, tuner: tuner)
     return .applied(old: old, new: new, at: time)
   }
 
@@ -200,16 +200,16 @@ public actor NetworkNamespace {
   // MARK: Administrators
 
   private func disable(_ tuner: String, _ write: AdministratorWrite) async {
-    await around.journal.release(write.tunable, in: id)
-    guard disabled.updateValue(write, forKey: tuner) == nil else { return }
     let here = await title()
+    await around.journal.administratorWrote(write, in: id, name: name)
+    guard disabled.updateValue(write, forKey: tuner) == nil else { return }
     around.log.notice(
       "\(write); \(tuner) is disabled in \(here) until the daemon is restarted")
   }
 
   /// The administrator's value stays, whatever was under way when it came.
   private func yield(to write: AdministratorWrite) async {
-    let ours = await around.journal.entry(write.tunable, in: id)?.written
+    let ours = await around.journal.holding(write.tunable, in: id)?.written
     await disable(write.tuner, write)
     guard let ours else { return }
     // The write was reported before the kernel carried it out. If what the
@@ -230,19 +230,21 @@ public actor NetworkNamespace {
 
   // MARK: Rolling back
 
-  private func putBack() async -> Int {
+  private func putBack(_ names: Set<String>) async -> Int {
     var count = 0
     let here = await title()
-    for (tunable, entry) in await around.journal.changed()[id] ?? [] {
+    for holding in await around.journal.holdings(in: id)
+    where names.isEmpty || names.contains(holding.tunable.name) {
+      let tunable = holding.tunable
       do {
-        let current = entry.written
-        let original = entry.original
+        let current = holding.written
+        let original = holding.original
         if let other = try await replace(tunable, current, with: original) {
           around.log.notice(
             "\(tunable.name) is left at \(other) in \(here): someone else set it")
           continue
         }
-        await around.journal.release(tunable, in: id)
+        await around.journal.didPutBack(holding, name: name)
         count += 1
         around.log.notice("\(tunable.name) \(current) -> \(original) (\(here)): rolled back")
       } catch {
@@ -271,6 +273,7 @@ public actor NetworkNamespace {
     case .advised(let old, let new):
       guard let repeats = folder.admit("advice \(tunable) \(new)", most: 1) else { return }
       let here = await title()
+      await around.journal.note(adjustment, outcome, in: id, name: name, tuner: tuner)
       let risk = adjustment.risk.map {
         isAllowed(adjustment) ? "" : "; it \($0.warning), and so needs --allow-risky \($0.name)"
       }
@@ -283,11 +286,21 @@ public actor NetworkNamespace {
         guard let repeats = folder.admit("failed \(tunable)", most: 1) else { return }
         let here = await title()
         around.log.error("\(tuner): \(tunable) in \(here): \(refusal)\(repeats)")
+        await around.journal.note(adjustment, outcome, in: id, name: name, tuner: tuner)
+      case .stale, .overloaded, .namespaceGone:
+        // What is behind the times says nothing to anyone.
+        logRefusal(adjustment, of: tuner, refusal)
       default:
-        around.log.debug(
-          "\(tuner): \(tunable) to \(adjustment.wanted) refused in \(id): \(refusal)")
+        logRefusal(adjustment, of: tuner, refusal)
+        guard folder.admit("refused \(tunable)", most: 1) != nil else { return }
+        await around.journal.note(adjustment, outcome, in: id, name: name, tuner: tuner)
       }
     }
+  }
+
+  private func logRefusal(_ adjustment: Adjustment, of tuner: String, _ refusal: Refusal) {
+    around.log.debug(
+      "\(tuner): \(adjustment.tunable.name) to \(adjustment.wanted) refused in \(id): \(refusal)")
   }
 
   /// `netns 4026532281 "name"`.
