@@ -59,6 +59,7 @@ extension Refusal {
   public var kind: String {
     switch self {
     case .administrator: "administrator"
+    case .turnedOff: "disabled"
     case .stale: "stale"
     case .outOfBounds: "bounds"
     case .unavailable: "unavailable"

@@ -156,7 +156,7 @@ public actor Journal {
     let key = Key(namespace: namespace, tunable: write.tunable)
     let record = Record(
       .administrator, time: WallClock.now(), tuner: write.tuner, tunable: write.tunable.name,
-      namespace: namespace, namespaceName: name ?? "", old: write.old, new: write.new,
+      namespace: namespace, namespaceName: name ?? "", old: write.old ?? "", new: write.new ?? "",
       reason: "\(write)")
     held[key] = nil
     administrators[key] = record

@@ -64,8 +64,7 @@ public struct Neigh: Policy {
       "neighbour made again",
       [
         Hook(
-          .section(.tracepoint), "raw_tp/neigh_create", object: "neigh",
-          program: "neigh_make_again")
+          .section(.tracepoint), "tp_btf/neigh_update", object: "neigh", program: "neigh_learn")
       ]),
     Signal(
       "neighbour evicted",

@@ -37,6 +37,7 @@ public actor NetworkNamespace {
       Adjustment, tuner: String, seenAt: UInt64, answer: CheckedContinuation<Outcome, Never>)
     case administratorWrote(AdministratorWrite)
     case rollBack(Set<String>, answer: CheckedContinuation<Int, Never>)
+    case turn(String, on: Bool, answer: CheckedContinuation<Bool, Never>)
   }
 
   private static let mailboxCapacity = 256
@@ -51,14 +52,19 @@ public actor NetworkNamespace {
   private nonisolated let mailbox: AsyncStream<Request>.Continuation
   /// Tuners that an administrator's write has disabled here, and which write.
   private var disabled: [String: AdministratorWrite] = [:]
+  /// Tuners that were turned off here by command.
+  private var turnedOff: Set<String> = []
   private var folder = LogFolder()
   private var name: String?
 
-  public init(_ id: NamespaceID, around: Surroundings, disabled: [String: AdministratorWrite] = [:])
-  {
+  public init(
+    _ id: NamespaceID, around: Surroundings, disabled: [String: AdministratorWrite] = [:],
+    turnedOff: Set<String> = []
+  ) {
     self.id = id
     self.around = around
     self.disabled = disabled
+    self.turnedOff = turnedOff
     (requests, mailbox) = AsyncStream.makeStream(
       of: Request.self, bufferingPolicy: .bufferingNewest(Self.mailboxCapacity))
   }
@@ -75,6 +81,8 @@ public actor NetworkNamespace {
         await yield(to: write)
       case .rollBack(let names, let answer):
         answer.resume(returning: await putBack(names))
+      case .turn(let tuner, let on, let answer):
+        answer.resume(returning: turn(tuner, on: on))
       }
     }
   }
@@ -102,6 +110,37 @@ public actor NetworkNamespace {
     await withCheckedContinuation { put(.rollBack(names, answer: $0)) }
   }
 
+  /// Turns a tuner off here, or on again also where an administrator's write has
+  /// disabled it; whether that made a difference.
+  public nonisolated func turn(_ tuner: String, on: Bool) async -> Bool {
+    await withCheckedContinuation { put(.turn(tuner, on: on, answer: $0)) }
+  }
+
+  private func turn(_ tuner: String, on: Bool) -> Bool {
+    guard on else { return turnedOff.insert(tuner).inserted }
+    let wasDisabled = disabled.removeValue(forKey: tuner) != nil
+    return turnedOff.remove(tuner) != nil || wasDisabled
+  }
+
+  /// Tuners that were turned off here by command.
+  public func tunersTurnedOff() -> Set<String> { turnedOff }
+
+  /// Its name as people know it; empty when it has none.
+  public func knownName() async -> String {
+    _ = await title()
+    return name ?? ""
+  }
+
+  /// Reads a tunable here.
+  public func read(_ tunable: Tunable) async throws(Refusal) -> SysctlValue {
+    try await visit { () throws(Sysctl.Failure) in try Sysctl.read(tunable) }
+  }
+
+  /// The devices here that have a tunable with `*` in its name.
+  public func devices(of tunable: Tunable) async -> [String] {
+    (try? await visit { () throws(Sysctl.Failure) in Sysctl.devices(of: tunable) }) ?? []
+  }
+
   /// What administrators have disabled here.
   public func administratorWrites() -> [String: AdministratorWrite] { disabled }
 
@@ -118,6 +157,7 @@ public actor NetworkNamespace {
     switch request {
     case .adjust(_, _, _, let answer): answer.resume(returning: .refused(refusal))
     case .rollBack(_, let answer): answer.resume(returning: 0)
+    case .turn(_, _, let answer): answer.resume(returning: false)
     case .administratorWrote(let write):
       // Must not be lost: it goes back in, in place of an adjustment.
       if refusal == .overloaded { put(.administratorWrote(write)) }
@@ -129,6 +169,7 @@ public actor NetworkNamespace {
   private func apply(_ adjustment: Adjustment, of tuner: String) async -> Outcome {
     let tunable = adjustment.tunable
     if let write = disabled[tuner] { return .refused(.administrator(write.description)) }
+    if turnedOff.contains(tuner) { return .refused(.turnedOff) }
     guard adjustment.wanted.numbers.allSatisfy(tunable.bounds.contains) else {
       return .refused(.outOfBounds(tunable.bounds))
     }
@@ -204,7 +245,7 @@ public actor NetworkNamespace {
     await around.journal.administratorWrote(write, in: id, name: name)
     guard disabled.updateValue(write, forKey: tuner) == nil else { return }
     around.log.notice(
-      "\(write); \(tuner) is disabled in \(here) until the daemon is restarted")
+      "\(write); \(tuner) is disabled in \(here) until \"bpftune enable \(tuner)\" or a restart")
   }
 
   /// The administrator's value stays, whatever was under way when it came.
@@ -217,8 +258,8 @@ public actor NetworkNamespace {
     // after it: the administrator's value goes in again.
     let tunable = write.tunable
     let current = try? await visit { () throws(Sysctl.Failure) in try Sysctl.read(tunable) }
-    guard let current, current == ours, let wanted = current.overwritten(by: write.new),
-      wanted != current
+    guard let current, current == ours, let new = write.new,
+      let wanted = current.overwritten(by: new), wanted != current
     else { return }
     do {
       _ = try await replace(tunable, current, with: wanted)
@@ -286,6 +327,9 @@ public actor NetworkNamespace {
         guard let repeats = folder.admit("failed \(tunable)", most: 1) else { return }
         let here = await title()
         around.log.error("\(tuner): \(tunable) in \(here): \(refusal)\(repeats)")
+      case .administrator:
+        guard let repeats = folder.admit("administrator \(tuner)", most: 1) else { return }
+        around.log.debug("\(tuner): \(tunable) refused in \(id): \(refusal)\(repeats)")
         await around.journal.note(adjustment, outcome, in: id, name: name, tuner: tuner)
       case .stale, .overloaded, .namespaceGone:
         // What is behind the times says nothing to anyone.
@@ -320,14 +364,16 @@ public struct AdministratorWrite: Sendable, Equatable, CustomStringConvertible {
   /// 0 when the write itself was not seen, only what it left.
   public let process: Int32
   public let command: String
-  public let old: String
-  public let new: String
+  /// Nil for one of so many writes that they were not looked at one by one.
+  public let old: String?
+  public let new: String?
 
   public var description: String {
     let words = { (text: String) in
       text.split(whereSeparator: \.isWhitespace).joined(separator: " ")
     }
     let who = process == 0 ? "someone" : "pid \(process) (\(command))"
+    guard let old, let new else { return "\(who) sets tunables hundreds of times a second" }
     return "\(who) set \(tunable.name) from \(words(old)) to \(words(new))"
   }
 }
