@@ -56,6 +56,8 @@ final class Daemon: Sendable {
   private let tunerEvents: [AsyncStream<KernelEvent>]
   private let sysctlEvents: AsyncStream<KernelEvent>
   private let namespaceEvents: AsyncStream<KernelEvent>
+  private let server: ControlServer
+  private let desk: Desk
 
   init(options: Options, loop: KernelLoop, log: Logger) throws {
     self.options = options
@@ -64,8 +66,8 @@ final class Daemon: Sendable {
     around = NetworkNamespace.Surroundings(
       loop: loop, directory: directory, journal: Journal(loop: loop), dryRun: options.dryRun,
       allowedRisks: Set(options.allowRisky.compactMap(\.risk)), log: log)
-    let programs = try Programs(
-      cgroup: CgroupRoot(path: options.cgroup), families: options.hooks.families)
+    let cgroup = try CgroupRoot(path: options.cgroup)
+    let programs = try Programs(cgroup: cgroup, families: options.hooks.families)
     // Streams before programs, so that the first event finds one.
     pump = try EventPump(programs: programs, directory: directory, loop: loop)
     let chosen = options.chosenTuners
@@ -77,6 +79,16 @@ final class Daemon: Sendable {
     hooks = try Hooks(programs: programs, tuners: chosen)
     supervisor = Supervisor(
       around: around, policies: chosen, learningRate: options.learningRate)
+    server = ControlServer(log: log)
+    let facts = Facts(
+      around: around, supervisor: supervisor, hooks: hooks, pump: pump, options: options,
+      cgroup: cgroup.path)
+    desk = Desk(server: server, facts: facts, log: log)
+    try server.listenLocally()
+    if let address = options.metrics {
+      let port = try server.listen(on: address)
+      log.info("metrics at http://\(address.host):\(port)/metrics")
+    }
   }
 
   func run(until stops: AsyncStream<Int32>) async {
@@ -90,6 +102,9 @@ final class Daemon: Sendable {
       hooks: hooks, tunerEvents: tunerEvents, sysctlEvents: sysctlEvents,
       namespaceEvents: namespaceEvents, losses: pump.lossReports,
       ready: { [self] in announce() })
+    let desk = desk
+    let telling = Task(executorPreference: around.loop) { await desk.tell() }
+    async let answering: Void = desk.serve()
     for await signal in stops {
       log.info("stopping on signal \(signal)")
       break
@@ -98,6 +113,9 @@ final class Daemon: Sendable {
     pump.finish()
     let putBack = await supervisor.stop(rollBack: options.rollback)
     await serving
+    telling.cancel()
+    await server.stop()
+    await answering
     await summarize(putBack: putBack)
   }
 

@@ -46,6 +46,8 @@ public final class EventPump: @unchecked Sendable {
   public struct Count: Sendable {
     public var events: UInt64 = 0
     public var folded: UInt64 = 0
+
+    public init() {}
   }
 
   public private(set) var counts: [UInt16: Count] = [:]

@@ -24,6 +24,8 @@ public final class Counters: Sendable {
     /// Nanoseconds, of all together.
     public private(set) var sum: UInt64 = 0
 
+    public init() {}
+
     mutating func add(nanoseconds: UInt64) {
       let bucket = Self.limits.firstIndex { nanoseconds <= $0 * 1000 } ?? Self.limits.count
       counts[bucket] += 1

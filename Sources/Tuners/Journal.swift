@@ -163,6 +163,14 @@ public actor Journal {
     add(record)
   }
 
+  /// A tuner was turned off or on by command.
+  public func note(_ text: String, tuner: String, in namespace: NamespaceID, name: String?) {
+    add(
+      Record(
+        .note, time: WallClock.now(), tuner: tuner, tunable: "", namespace: namespace,
+        namespaceName: name ?? "", old: "", new: "", reason: text))
+  }
+
   /// The original has been put back.
   public func didPutBack(_ holding: Holding, name: String?) {
     held[Key(namespace: holding.namespace, tunable: holding.tunable)] = nil

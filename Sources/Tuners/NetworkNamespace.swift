@@ -82,7 +82,7 @@ public actor NetworkNamespace {
       case .rollBack(let names, let answer):
         answer.resume(returning: await putBack(names))
       case .turn(let tuner, let on, let answer):
-        answer.resume(returning: turn(tuner, on: on))
+        answer.resume(returning: nowTurned(tuner, on: on))
       }
     }
   }
@@ -116,7 +116,7 @@ public actor NetworkNamespace {
     await withCheckedContinuation { put(.turn(tuner, on: on, answer: $0)) }
   }
 
-  private func turn(_ tuner: String, on: Bool) -> Bool {
+  private func nowTurned(_ tuner: String, on: Bool) -> Bool {
     guard on else { return turnedOff.insert(tuner).inserted }
     let wasDisabled = disabled.removeValue(forKey: tuner) != nil
     return turnedOff.remove(tuner) != nil || wasDisabled

@@ -16,7 +16,7 @@ struct StatusCommand: ParsableCommand {
   }
 
   /// As lines; also what `watch` shows.
-  static func lines(of status: Reply.Status) -> [String] {
+  static func lines(of status: Reply.Status, withRecent: Bool = true) -> [String] {
     var facts = Table()
     let isTuning = status.mode == "tuning"
     facts.add(
@@ -46,8 +46,8 @@ struct StatusCommand: ParsableCommand {
         "\(megabytes(status.memory.anonymousBytes)) of its own,"
           + " \(megabytes(status.memory.residentBytes)) resident"))
     facts.add("state", Cell(status.state))
-    return facts.lines + [""] + TunersCommand.table(of: status.tuners).lines + [""]
-      + recent(status.recent)
+    return facts.lines + [""] + TunersCommand.table(of: status.tuners).lines
+      + (withRecent ? [""] + recent(status.recent) : [])
   }
 
   static func recent(_ records: [Reply.Record]) -> [String] {

@@ -25,14 +25,14 @@ struct WatchCommand: ParsableCommand {
   }
 
   private func follow(_ stream: Client.Stream) throws {
-    // Whoever reads wants each line when it comes, and not the next block.
-    setvbuf(stdout, nil, _IOLBF, 0)
     while let line = try stream.line() {
       if output.json {
         print(line)
       } else if let record = Reply.Record(json: line) {
         print(record.line)
       }
+      // Whoever reads wants each line when it comes.
+      fflush(nil)
     }
   }
 }
@@ -114,7 +114,7 @@ private final class LiveView {
 
   private func draw(_ status: Reply.Status) {
     let (columns, rows) = Terminal.size
-    var lines = StatusCommand.lines(of: status.without(recent: ()))
+    var lines = StatusCommand.lines(of: status, withRecent: false)
     lines += ["", Cell("q ends", .faint).rendered, ""]
     let room = max(1, rows - lines.count - 1)
     lines += StatusCommand.recent(records.suffix(room - 1))

@@ -118,7 +118,8 @@ final class Connection: ChannelInboundHandler {
         Response(
           Problem(.forbidden, "only root and members of group \(ControlSocket.groupName) may ask")))
     }
-    guard let request = Request(method: head.method, target: head.uri) else {
+    let accept = head.headers["Accept"].joined(separator: ",")
+    guard let request = Request(method: head.method, target: head.uri, accept: accept) else {
       return answer(Response(Problem(.badRequest, "no such path: \(head.uri)")))
     }
     server.ask(request, peer, self)

@@ -33,6 +33,9 @@ struct Peer: Sendable {
   let process: pid_t
   let user: uid_t
 
+  /// On the local socket; else it is about metrics only.
+  var isLocal: Bool { process != 0 || user != uid_t.max }
+
   /// Someone who reads metrics over the network.
   static let scraper = Peer(rights: .read, process: 0, user: uid_t.max)
 

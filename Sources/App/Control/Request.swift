@@ -7,9 +7,11 @@ struct Request: Sendable {
   /// `["v1", "history"]`.
   let path: [String]
   private let query: [String: String]
+  /// It said that it takes OpenMetrics.
+  let acceptsOpenMetrics: Bool
 
   /// Nil when the target is no path, or not in UTF-8 after decoding.
-  init?(method: HTTPMethod, target: String) {
+  init?(method: HTTPMethod, target: String, accept: String = "") {
     guard target.hasPrefix("/") else { return nil }
     let parts = target.split(separator: "?", maxSplits: 1, omittingEmptySubsequences: false)
     var path: [String] = []
@@ -25,6 +27,7 @@ struct Request: Sendable {
       query[key] = value
     }
     self.method = method
+    acceptsOpenMetrics = accept.contains("application/openmetrics-text")
     self.path = path
     self.query = query
   }

@@ -17,9 +17,9 @@ struct Response: Sendable {
   }
 
   /// A reply as JSON, a line at its end.
-  init(_ status: HTTPResponseStatus = .ok, _ reply: some Encodable, pretty: Bool = false) {
+  init(json reply: some Encodable, _ status: HTTPResponseStatus = .ok) {
     do {
-      var data = try JSON.encoder(pretty: pretty).encode(reply)
+      var data = try JSON.encoder().encode(reply)
       data.append(UInt8(ascii: "\n"))
       self.init(status, contentType: "application/json", body: ByteBuffer(bytes: data))
     } catch {
@@ -30,7 +30,7 @@ struct Response: Sendable {
   }
 
   init(_ problem: Problem) {
-    self.init(problem.status, Reply.Problem(error: problem.message))
+    self.init(json: Reply.Problem(error: problem.message), problem.status)
   }
 }
 
