@@ -103,7 +103,6 @@ final class Daemon: Sendable {
       namespaceEvents: namespaceEvents, losses: pump.lossReports,
       ready: { [self] in announce() })
     let desk = desk
-    let telling = Task(executorPreference: around.loop) { await desk.tell() }
     async let answering: Void = desk.serve()
     for await signal in stops {
       log.info("stopping on signal \(signal)")
@@ -113,7 +112,6 @@ final class Daemon: Sendable {
     pump.finish()
     let putBack = await supervisor.stop(rollBack: options.rollback)
     await serving
-    telling.cancel()
     await server.stop()
     await answering
     await summarize(putBack: putBack)

@@ -1,3 +1,4 @@
+import Glibc
 import Logging
 import NIOCore
 import NIOHTTP1
@@ -114,6 +115,7 @@ final class ControlServer: @unchecked Sendable {
       for client in clients.values { client.close(promise: nil) }
     }
     try? await group.shutdownGracefully()
+    unlink(ControlSocket.path)
   }
 
   // MARK: For connections

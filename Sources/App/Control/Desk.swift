@@ -11,6 +11,7 @@ actor Desk {
   private let server: ControlServer
   let facts: Facts
   private let log: Logger
+  private var telling: Task<Void, Never>?
   nonisolated let unownedExecutor: UnownedSerialExecutor
 
   init(server: ControlServer, facts: Facts, log: Logger) {
@@ -25,16 +26,22 @@ actor Desk {
     for await call in server.calls {
       let response = await answer(call)
       let client = call.client.value
-      if response.watches { server.watch(client) }
+      if response.watches {
+        server.watch(client)
+        if telling == nil { telling = Task(executorPreference: facts.around.loop) { await tell() } }
+      }
       client.answer(response)
     }
+    telling?.cancel()
   }
 
-  /// Tells those who watch of each record, until cancelled.
-  func tell() async {
-    for await record in await facts.follow() where server.hasWatchers {
+  /// Tells those who watch of each record; nobody is woken for it when none does.
+  private func tell() async {
+    for await record in await facts.follow() {
+      guard server.hasWatchers else { break }
       server.tellWatchers(Response(json: facts.record(of: record)).body)
     }
+    telling = nil
   }
 
   private func answer(_ call: ControlServer.Call) async -> Response {
