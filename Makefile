@@ -11,7 +11,7 @@ ARGS ?= --foreground --verbose
 # Chosen on the command line or in the environment.
 export KERNEL TESTS
 
-.PHONY: run test test-long build install bench lint demo clean deps test-vm
+.PHONY: run test test-long build install bench lint demo clean deps test-vm new-tuner
 
 ## run: build, and run the daemon in the foreground until Ctrl-C
 run: build
@@ -53,11 +53,15 @@ bench: deps
 test-vm: deps
 	Tests/vm/suite
 
+## new-tuner: lay out the files of a new tuner; NAME=its-name
+new-tuner:
+	@scripts/new-tuner "$(NAME)"
+
 ## lint: formatting, man pages, shell scripts
 lint: deps
 	$(SWIFT) format lint --strict --recursive Sources Tests Plugins Package.swift
 	mandoc -T lint -W warning man/*.8
-	shellcheck .ci/run scripts/deps Tests/vm/run Tests/vm/init Tests/vm/suite Tests/vm/kernels
+	shellcheck .ci/run scripts/deps scripts/new-tuner Tests/vm/run Tests/vm/init Tests/vm/suite Tests/vm/kernels
 
 ## deps: install the libraries and tools that are missing, by apt or dnf
 deps:

@@ -64,7 +64,10 @@ final class Daemon: Sendable {
     self.log = log
     let directory = try NamespaceDirectory(loop: loop)
     around = NetworkNamespace.Surroundings(
-      loop: loop, directory: directory, journal: Journal(loop: loop), dryRun: options.dryRun,
+      loop: loop, directory: directory, 
+      journal: Journal(
+        loop: loop, own: directory.own, directory: options.stateDirectory, dryRun: options.dryRun,
+        log: log), dryRun: options.dryRun,
       allowedRisks: Set(options.allowRisky.compactMap(\.risk)), log: log)
     let cgroup = try CgroupRoot(path: options.cgroup)
     let programs = try Programs(cgroup: cgroup, families: options.hooks.families)
@@ -115,6 +118,7 @@ final class Daemon: Sendable {
     await server.stop()
     await answering
     await summarize(putBack: putBack)
+    await around.journal.close()
   }
 
   private func announce() {

@@ -120,6 +120,8 @@ public struct HistoryFilter: Sendable, Equatable {
 /// A tunable that the daemon has changed and that still holds its value.
 public struct Holding: Sendable, Equatable {
   public var namespace: NamespaceID
+  /// As people know it; empty when it has no name.
+  public var namespaceName = ""
   public var tunable: Tunable
   /// The tuner that changed it last.
   public var tuner: String
@@ -136,6 +138,8 @@ public struct Holding: Sendable, Equatable {
   /// Of the last change.
   public var scenario: String
   public var reason: String
+  /// What an administrator had to allow for it; empty when nothing.
+  public var risk = ""
 
   public init(
     namespace: NamespaceID, tunable: Tunable, tuner: String, original: SysctlValue,

@@ -1,5 +1,6 @@
 public import Kernel
 public import Logging
+public import State
 
 /// A network namespace: owns every write to its tunables.
 ///
@@ -55,6 +56,10 @@ public actor NetworkNamespace {
   /// Tuners that were turned off here by command.
   private var turnedOff: Set<String> = []
   private var folder = LogFolder()
+  /// The record of the last change.
+  private var written: Record?
+  /// Refusals that have a record.
+  private var noted: Set<String> = []
   private var name: String?
 
   public init(
@@ -97,6 +102,14 @@ public actor NetworkNamespace {
     await withCheckedContinuation { answer in
       put(.adjust(adjustment, tuner: tuner, seenAt: seenAt, answer: answer))
     }
+  }
+
+  /// The same before `run()`.
+  public func carryOutFirst(_ adjustment: Adjustment, of tuner: String) async -> Outcome {
+    let now = KernelEvent.now()
+    let outcome = await apply(adjustment, of: tuner)
+    await record(adjustment, of: tuner, outcome, seenAt: now)
+    return outcome
   }
 
   /// Takes note of an administrator's write: its tuner is disabled from now on.
@@ -198,12 +211,16 @@ public actor NetworkNamespace {
       let other = try await replace(tunable, old, with: new)
       if let other { throw .stale(current: other) }
     } catch {
-      await around.journal.didNotWrite(tunable, in: id, still: old)
+      let current = try? await visit { () throws(Sysctl.Failure) in try Sysctl.read(tunable) }
+      if case .stale = error {
+        await around.journal.didNotWrite(tunable, in: id, now: old, "\(error)")
+      } else {
+        await around.journal.didNotWrite(tunable, in: id, now: current, "\(error)")
+      }
       return .refused(error)
     }
     let time = KernelEvent.now()
-    await around.journal.didWrite(
-      new, over: old, adjustment, in: id, name: name, tuner: tuner)
+    written = await around.journal.didWrite(tunable, in: id)
     return .applied(old: old, new: new, at: time)
   }
 
@@ -242,10 +259,13 @@ public actor NetworkNamespace {
 
   private func disable(_ tuner: String, _ write: AdministratorWrite) async {
     let here = await title()
-    await around.journal.administratorWrote(write, in: id, name: name)
+    let record = await around.journal.administratorWrote(
+      write, in: id, name: name,
+      isWorthARecord: folder.admit("administrator \(write.tunable.name)") != nil)
     guard disabled.updateValue(write, forKey: tuner) == nil else { return }
     around.log.notice(
-      "\(write); \(tuner) is disabled in \(here) until \"bpftune enable \(tuner)\" or a restart")
+      "\(write); \(tuner) is disabled in \(here) until \"bpftune enable \(tuner)\"",
+      metadata: record.fields)
   }
 
   /// The administrator's value stays, whatever was under way when it came.
@@ -269,6 +289,38 @@ public actor NetworkNamespace {
     }
   }
 
+  // MARK: Taking over
+
+  /// Goes on with what a daemon before this one changed; nil when it is not
+  /// the daemon's any more.
+  public func takeUp(_ holding: Holding, afterCrash: Bool) async -> Holding? {
+    let tunable = holding.tunable
+    let current = try? await visit { () throws(Sysctl.Failure) in try Sysctl.read(tunable) }
+    guard let current else {
+      await around.journal.release(holding)
+      return nil
+    }
+    switch holding.standing(of: current) {
+    case .ours(let value): return await around.journal.takeUp(holding, at: value)
+    case .original: await around.journal.release(holding)
+    case .someoneElses where afterCrash:
+      for owner in tunable.owners.sorted() {
+        await disable(
+          owner,
+          AdministratorWrite(
+            tunable: tunable, tuner: owner, process: 0, command: "", old: "\(holding.written)",
+            new: "\(current)"))
+      }
+    case .someoneElses: await around.journal.release(holding)
+    }
+    return nil
+  }
+
+  /// An administrator's write that an earlier daemon has seen still counts.
+  public func recall(_ write: AdministratorWrite) {
+    disabled[write.tuner] = disabled[write.tuner] ?? write
+  }
+
   // MARK: Rolling back
 
   private func putBack(_ names: Set<String>) async -> Int {
@@ -285,9 +337,11 @@ public actor NetworkNamespace {
             "\(tunable.name) is left at \(other) in \(here): someone else set it")
           continue
         }
-        await around.journal.didPutBack(holding, name: name)
+        let record = await around.journal.didPutBack(holding, name: name)
         count += 1
-        around.log.notice("\(tunable.name) \(current) -> \(original) (\(here)): rolled back")
+        around.log.notice(
+          "\(tunable.name) \(current) -> \(original) (\(here)): rolled back",
+          metadata: record.fields)
       } catch {
         if error == .namespaceGone { return count }
         around.log.error("cannot roll back \(tunable.name) in \(here): \(error)")
@@ -308,43 +362,50 @@ public actor NetworkNamespace {
       guard let repeats = folder.admit("\(tunable)") else { return }
       let here = await title()
       around.log.notice(
-        "\(tunable) \(old) -> \(new) (\(here)): \(adjustment.reason)\(repeats)")
+        "\(tunable) \(old) -> \(new) (\(here)): \(adjustment.reason)\(repeats)",
+        metadata: written?.fields)
       around.log.debug(
         "\(tuner): \(adjustment.scenario): written \((time - seenAt) / 1000) us after the event")
     case .advised(let old, let new):
       guard let repeats = folder.admit("advice \(tunable) \(new)", most: 1) else { return }
       let here = await title()
-      await around.journal.note(adjustment, outcome, in: id, name: name, tuner: tuner)
+      let record = await around.journal.note(
+        adjustment, outcome, in: id, name: name, tuner: tuner)
       let risk = adjustment.risk.map {
         isAllowed(adjustment) ? "" : "; it \($0.warning), and so needs --allow-risky \($0.name)"
       }
       around.log.notice(
-        "advice: \(tunable) \(old) -> \(new) (\(here)): \(adjustment.reason)\(risk ?? "")\(repeats)"
-      )
+        "advice: \(tunable) \(old) -> \(new) (\(here)): \(adjustment.reason)\(risk ?? "")\(repeats)",
+        metadata: record.fields)
     case .refused(let refusal):
       switch refusal {
       case .failed:
         guard let repeats = folder.admit("failed \(tunable)", most: 1) else { return }
         let here = await title()
-        around.log.error("\(tuner): \(tunable) in \(here): \(refusal)\(repeats)")
+        let record = await around.journal.note(
+          adjustment, outcome, in: id, name: name, tuner: tuner)
+        around.log.error(
+          "\(tuner): \(tunable) in \(here): \(refusal)\(repeats)", metadata: record.fields)
       case .administrator:
+        await noteOnce(adjustment, of: tuner, outcome)
         guard let repeats = folder.admit("administrator \(tuner)", most: 1) else { return }
         around.log.debug("\(tuner): \(tunable) refused in \(id): \(refusal)\(repeats)")
-        await around.journal.note(adjustment, outcome, in: id, name: name, tuner: tuner)
-      case .stale, .overloaded, .namespaceGone:
-        // What is behind the times says nothing to anyone.
-        logRefusal(adjustment, of: tuner, refusal)
+      case .unavailable, .outOfBounds:
+        await noteOnce(adjustment, of: tuner, outcome)
+        fallthrough
       default:
-        logRefusal(adjustment, of: tuner, refusal)
-        guard folder.admit("refused \(tunable)", most: 1) != nil else { return }
-        await around.journal.note(adjustment, outcome, in: id, name: name, tuner: tuner)
+        around.log.debug(
+          "\(tuner): \(tunable) to \(adjustment.wanted) refused in \(id): \(refusal)")
       }
     }
   }
 
-  private func logRefusal(_ adjustment: Adjustment, of tuner: String, _ refusal: Refusal) {
-    around.log.debug(
-      "\(tuner): \(adjustment.tunable.name) to \(adjustment.wanted) refused in \(id): \(refusal)")
+  /// A refusal that would come again and again has one record.
+  private func noteOnce(_ adjustment: Adjustment, of tuner: String, _ outcome: Outcome) async {
+    guard noted.count < 64, noted.insert("\(tuner) \(adjustment.tunable.name)").inserted else {
+      return
+    }
+    await around.journal.note(adjustment, outcome, in: id, name: name, tuner: tuner)
   }
 
   /// `netns 4026532281 "name"`.
@@ -367,6 +428,18 @@ public struct AdministratorWrite: Sendable, Equatable, CustomStringConvertible {
   /// Nil for one of so many writes that they were not looked at one by one.
   public let old: String?
   public let new: String?
+
+  public init(
+    tunable: Tunable, tuner: String, process: Int32, command: String, old: String?,
+    new: String?
+  ) {
+    self.tunable = tunable
+    self.tuner = tuner
+    self.process = process
+    self.command = command
+    self.old = old
+    self.new = new
+  }
 
   public var description: String {
     let words = { (text: String) in

@@ -8,7 +8,7 @@ public let tuners: [any Policy.Type] = [
 
 extension Tunable {
   /// The tuners that change it.
-  var owners: Set<String> {
+  public var owners: Set<String> {
     Set(tuners.filter { type in type.tunables.contains(self) }.map { $0.name })
   }
 }

@@ -8,4 +8,5 @@
 #include "bpftune_netns.h"
 #include "bpftune_peer.h"
 #include "bpftune_process.h"
+#include "bpftune_sqlite.h"
 #endif
