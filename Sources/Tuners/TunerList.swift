@@ -1,4 +1,4 @@
-public import Kernel
+import Kernel
 
 /// The tuners of this executable. A new one is added here, and nowhere else.
 public let tuners: [any Policy.Type] = [

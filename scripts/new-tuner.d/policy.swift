@@ -13,8 +13,8 @@ public struct @Type@: Policy {
   static let most: Int64 = 1280
 
   public static let signals = [
-    Signal("multicast group about to be joined", [hook("sys_enter_setsockopt", "@id@_join")]),
-    Signal("multicast group refused", [hook("sys_exit_setsockopt", "@id@_joined")]),
+    Signal("socket joins a group", [hook("sys_enter_setsockopt", "@id@_join")]),
+    Signal("group refused", [hook("sys_exit_setsockopt", "@id@_joined")]),
   ]
 
   private static func hook(_ tracepoint: String, _ program: String) -> Hook {

@@ -28,7 +28,7 @@ actor Desk {
       let client = call.client.value
       if response.watches {
         server.watch(client)
-        if telling == nil { telling = Task(executorPreference: facts.around.loop) { await tell() } }
+        if telling == nil { telling = Task(executorPreference: facts.around.loop) { await self.tell() } }
       }
       client.answer(response)
     }
