@@ -87,10 +87,15 @@ final class Daemon: Sendable {
       around: around, supervisor: supervisor, hooks: hooks, pump: pump, options: options,
       cgroup: cgroup.path)
     desk = Desk(server: server, facts: facts, log: log)
-    try server.listenLocally()
-    if let address = options.metrics {
-      let port = try server.listen(on: address)
-      log.info("metrics at http://\(address.host):\(port)/metrics")
+    do {
+      try server.listenLocally()
+      if let address = options.metrics {
+        let place = try server.listen(on: address)
+        log.info("metrics at \(place)")
+      }
+    } catch {
+      server.abandon()
+      throw error
     }
   }
 

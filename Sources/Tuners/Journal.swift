@@ -32,6 +32,8 @@ public actor Journal {
   /// The record of each change that is being written.
   private var writing: [Key: Record] = [:]
   public private(set) var totals: [Tunable: Total] = [:]
+  /// Changes that a tuner has taken back, since they did harm.
+  public private(set) var withdrawals: [String: UInt64] = [:]
   private var followers: [Int: AsyncStream<Record>.Continuation] = [:]
   private var nextFollower = 0
 
@@ -155,6 +157,7 @@ public actor Journal {
     // Enough to say "in 1000 namespaces"; a storm of short ones is not kept.
     if total.namespaces.count < 100_000 { total.namespaces.insert(namespace) }
     totals[tunable] = total
+    if record.kind == .withdrawal { withdrawals[record.tuner, default: 0] += 1 }
     tell(record)
     // It is the kernel's own again.
     if holding.written == holding.original { drop(key) }

@@ -201,7 +201,7 @@ final class ControlTests: IntegrationTestCase {
     let json = try Command([Products.path("bpftune"), "watch", "--json"])
     try await json.line(containing: "\"schema\"")
     let live = try Terminal([Products.path("bpftune"), "watch"])
-    try await eventually("the live view") { live.output.contains("nothing has been changed") }
+    try await eventually("the live view") { live.output.contains("q ends") }
     XCTAssertTrue(live.output.contains("\u{1b}[?1049h"), "on a screen of its own")
     try await assertTunes(path, seconds: 1)
     try await lines.line(containing: "change: \(Self.wmem)")

@@ -2,9 +2,9 @@ import CShims
 import Foundation
 
 /// A client of the control socket that need not behave.
-public final class RawClient {
+public final class RawClient: Sendable {
   public static let path = "/run/bpftune/bpftune.sock"
-  private var fd: Int32
+  private let fd: Int32
 
   /// Nil when it may not connect.
   public init?() {

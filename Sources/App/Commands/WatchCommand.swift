@@ -91,6 +91,8 @@ private final class LiveView {
           throw ExitCode.success
         }
         if inputs[0].revents != 0 {
+          // What comes together is drawn together.
+          usleep(100_000)
           guard try stream.more() else { return }
           take()
         }
@@ -119,7 +121,7 @@ private final class LiveView {
     let room = max(1, rows - lines.count - 1)
     lines += StatusCommand.recent(records.suffix(room - 1))
     let screen = lines.prefix(rows - 1).map { Self.cut($0, to: columns) }
-    write("\u{1b}[H" + screen.joined(separator: "\u{1b}[K\r\n") + "\u{1b}[K\u{1b}[J")
+    write("\u{1b}[H" + screen.joined(separator: "\u{1b}[K\n") + "\u{1b}[K\u{1b}[J")
   }
 
   /// No longer than the terminal is wide; escape sequences take no room.

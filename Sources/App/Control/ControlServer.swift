@@ -57,16 +57,23 @@ final class ControlServer: @unchecked Sendable {
     eventLoop.execute { self.listeners.append(listener) }
   }
 
-  /// Serves metrics to whoever connects; the port, also where 0 was asked for.
-  func listen(on address: MetricsAddress) throws -> Int {
-    let listener = try bootstrap { [self] channel in
+  /// Serves metrics to whoever connects; where, also when port 0 was asked for.
+  func listen(on address: MetricsAddress) throws -> String {
+    let bootstrap = bootstrap { [self] channel in
       guard scrapers < Limits.scrapers else { return .refuse("503 Service Unavailable") }
       scrapers += 1
       channel.closeFuture.assumeIsolated().whenComplete { _ in self.scrapers -= 1 }
       return .take(.scraper)
-    }.bind(host: address.host, port: address.port).wait()
+    }
+    let listener: any Channel
+    do {
+      listener = try bootstrap.bind(host: address.host, port: address.port).wait()
+    } catch {
+      throw Failure("cannot serve metrics at \(address): \(error)", exit: .failure)
+    }
     eventLoop.execute { self.listeners.append(listener) }
-    return listener.localAddress?.port ?? address.port
+    let port = listener.localAddress?.port ?? address.port
+    return "http://\(address.with(port: port))/metrics"
   }
 
   private enum Welcome {
@@ -105,6 +112,12 @@ final class ControlServer: @unchecked Sendable {
       let id = ObjectIdentifier(channel)
       channel.closeFuture.assumeIsolated().whenComplete { _ in self.clients[id] = nil }
     }
+  }
+
+  /// Ends it before it has served anybody.
+  func abandon() {
+    try? group.syncShutdownGracefully()
+    unlink(ControlSocket.path)
   }
 
   /// Lets no more clients come, and goes without those that are there.

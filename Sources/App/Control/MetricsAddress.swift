@@ -1,7 +1,7 @@
 import ArgumentParser
 
 /// Where metrics are served: `9273`, `:9273`, `192.0.2.1:9273`, `[2001:db8::1]:9273`.
-struct MetricsAddress: ExpressibleByArgument, Equatable {
+struct MetricsAddress: ExpressibleByArgument, Equatable, CustomStringConvertible {
   /// Loopback when none is given.
   let host: String
   let port: Int
@@ -24,5 +24,13 @@ struct MetricsAddress: ExpressibleByArgument, Equatable {
     self.port = number
   }
 
-  var defaultValueDescription: String { "\(host):\(port)" }
+  private init(host: String, port: Int) {
+    self.host = host
+    self.port = port
+  }
+
+  func with(port: Int) -> MetricsAddress { MetricsAddress(host: host, port: port) }
+
+  var description: String { host.contains(":") ? "[\(host)]:\(port)" : "\(host):\(port)" }
+  var defaultValueDescription: String { description }
 }
