@@ -117,8 +117,9 @@ final class Daemon: Sendable {
       break
     }
     ServiceManager.notify("STOPPING=1")
-    await server.stop()
+    server.finish()
     await answering
+    await server.stop()
     pump.finish()
     let putBack = await supervisor.stop(rollBack: options.rollback)
     await serving

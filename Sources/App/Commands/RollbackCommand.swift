@@ -1,4 +1,5 @@
 import ArgumentParser
+import Tuners
 
 /// `bpftune rollback`
 struct RollbackCommand: ParsableCommand {
@@ -6,7 +7,7 @@ struct RollbackCommand: ParsableCommand {
     commandName: "rollback",
     abstract: "Puts back what the daemon has changed: all of it, or the tunables named.",
     discussion:
-      "A tuner may change them again when it finds the same need; disable it first if it should not."
+      "A tuner may change them again when it finds the same need; disable it first if it should not. Without a daemon it puts back what the last one has left."
   )
 
   @Argument(help: "Tunables, as sysctl(8) writes them.")
@@ -14,11 +15,36 @@ struct RollbackCommand: ParsableCommand {
   @OptionGroup var place: NamespaceOption
   @OptionGroup var output: Output
 
+  @Option(
+    name: .customLong("state-dir"),
+    help: ArgumentHelp("Where a daemon that has ended kept its state.", valueName: "dir"))
+  var stateDirectory = "/var/lib/bpftune"
+
+  /// Without a daemon: what the last one left behind.
+  private func afterTheDaemon() throws -> Reply.RolledBack {
+    if let failure = missingPrivilege() { throw failure }
+    guard place.netns == nil else { throw Client.noDaemon }
+    let lock = try InstanceLock()
+    let lines = try describing {
+      try Recovery.putBack(
+        stateDirectory: stateDirectory, names: Set(names), notice: { printError("bpftune: \($0)") })
+    }
+    _ = consume lock
+    return Reply.RolledBack(
+      restored: lines.filter { $0.result == .putBack }.map { $0.step },
+      left: lines.filter { $0.result != .putBack && $0.result != .gone }.map { $0.step })
+  }
+
   func run() throws {
     try exiting {
-      let reply: Reply.RolledBack = try Client().post(
-        "/v1/rollback",
-        ["tunable": names.isEmpty ? nil : names.joined(separator: ","), "netns": place.netns])
+      let reply: Reply.RolledBack
+      do {
+        reply = try Client().post(
+          "/v1/rollback",
+          ["tunable": names.isEmpty ? nil : names.joined(separator: ","), "netns": place.netns])
+      } catch let failure as Failure where failure.code == Client.noDaemon.code {
+        reply = try afterTheDaemon()
+      }
       try output.show(reply) {
         steps(reply.restored).print()
         if reply.restored.isEmpty, reply.left.isEmpty { print("nothing to put back") }
@@ -28,6 +54,25 @@ struct RollbackCommand: ParsableCommand {
       }
       if !reply.left.isEmpty { throw ExitCode.failure }
     }
+  }
+}
+
+extension Recovery.Line {
+  fileprivate var step: Reply.Step {
+    let why =
+      switch result {
+      case .putBack: "rolled back"
+      case .unchanged: "it is so already"
+      case .leftAt(let value): "someone else has set it to \(value)"
+      case .gone: "the namespace is gone"
+      case .failed(let why): why
+      }
+    return Reply.Step(
+      tunable: holding.tunable.name,
+      namespace: Reply.Namespace(
+        inode: holding.namespace.inode, cookie: holding.namespace.cookie,
+        name: holding.namespaceName),
+      from: "\(holding.written)", to: "\(holding.original)", why: why)
   }
 }
 

@@ -120,9 +120,12 @@ final class ControlServer: @unchecked Sendable {
     unlink(ControlSocket.path)
   }
 
-  /// Lets no more clients come, and goes without those that are there.
+  /// Takes no more calls; those that wait are answered yet.
+  func finish() { call.finish() }
+
+  /// Closes all connections and ends the thread. Nothing may be left that runs
+  /// on it.
   func stop() async {
-    call.finish()
     eventLoop.execute { [self] in
       for listener in listeners { listener.close(promise: nil) }
       for client in clients.values { client.close(promise: nil) }

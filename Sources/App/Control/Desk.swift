@@ -33,6 +33,7 @@ actor Desk {
       client.answer(response)
     }
     telling?.cancel()
+    await telling?.value
   }
 
   /// Tells those who watch of each record; nobody is woken for it when none does.
