@@ -53,7 +53,7 @@ actor Supervisor: NamespaceProvider {
     tuners = policies.map {
       $0.tuner(
         loop: around.loop, learningRate: learningRate, namespaces: self,
-        request: hooks.requests[$0.name], log: around.log)
+        request: hooks.requests[$0.name], lookingEvery: hooks.looks[$0.name], log: around.log)
     }
     _ = namespace(around.directory.own)
     await adoptExisting(hooks)
