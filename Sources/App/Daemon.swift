@@ -3,6 +3,7 @@ import CShims
 import Glibc
 import Kernel
 import Logging
+import State
 import Synchronization
 import Tuners
 
@@ -68,7 +69,8 @@ final class Daemon: Sendable {
       journal: Journal(
         loop: loop, own: directory.own, directory: options.stateDirectory, dryRun: options.dryRun,
         log: log),
-      dryRun: options.dryRun, allowedRisks: Set(options.allowRisky.compactMap(\.risk)), log: log)
+      dryRun: options.dryRun, allowedRisks: Set(options.allowRisky.compactMap(\.risk)),
+      holdOut: HoldOut(share: options.holdOut.share, boot: Machine.current().boot), log: log)
     let cgroup = try CgroupRoot(path: options.cgroup)
     let programs = try Programs(cgroup: cgroup, families: options.hooks.families)
     // Streams before programs, so that the first event finds one.
@@ -159,6 +161,11 @@ final class Daemon: Sendable {
       let why = total.scenarios.sorted { $0.key < $1.key }.map { "\($0.key): \($0.value)" }
       log.info(
         "\(tunable.name) was changed \(times(total.changes)) in \(total.namespaces.count) namespaces, first from \(total.first), last to \(total.last) (\(why.joined(separator: "; ")))"
+      )
+    }
+    for (tuner, effects) in await around.journal.effects.sorted(by: { $0.key < $1.key }) {
+      log.info(
+        "\(tuner): \(effects.kept) changes kept, \(effects.takenBack) taken back, \(effects.unclear) not clear; \(effects.description)"
       )
     }
     if putBack > 0 { log.info("put back: \(putBack)") }

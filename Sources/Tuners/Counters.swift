@@ -67,6 +67,8 @@ extension Refusal {
     case .unavailable: "unavailable"
     case .namespaceGone: "gone"
     case .overloaded: "overloaded"
+    case .heldOut: "hold_out"
+    case .setback: "setback"
     case .failed: "failed"
     }
   }

@@ -32,8 +32,8 @@ public actor Journal {
   /// The record of each change that is being written.
   private var writing: [Key: Record] = [:]
   public private(set) var totals: [Tunable: Total] = [:]
-  /// Changes that a tuner has taken back, since they did harm.
-  public private(set) var withdrawals: [String: UInt64] = [:]
+  /// What changes brought, by tuner.
+  public private(set) var effects: [String: Effects] = [:]
   private var followers: [Int: AsyncStream<Record>.Continuation] = [:]
   private var nextFollower = 0
 
@@ -157,7 +157,6 @@ public actor Journal {
     // Enough to say "in 1000 namespaces"; a storm of short ones is not kept.
     if total.namespaces.count < 100_000 { total.namespaces.insert(namespace) }
     totals[tunable] = total
-    if record.kind == .withdrawal { withdrawals[record.tuner, default: 0] += 1 }
     tell(record)
     // It is the kernel's own again.
     if holding.written == holding.original { drop(key) }
@@ -204,7 +203,7 @@ public actor Journal {
       record.new = "\(new)"
       if let risk = adjustment.risk { record.outcome = "\(risk.name): it \(risk.warning)" }
     case .refused(let refusal):
-      record.kind = .refusal
+      if case .heldOut = refusal { record.kind = .holdOut } else { record.kind = .refusal }
       record.outcome = "\(refusal)"
     }
     add(&record)
@@ -267,10 +266,11 @@ public actor Journal {
   public func release(_ holding: Holding) { drop(key(of: holding)) }
 
   /// What a change brought.
-  public func conclude(_ record: Record, _ verdict: Record.Verdict, _ effect: String) -> Record {
+  func conclude(_ record: Record, _ finding: Finding, heldOut: Bool) -> Record {
     var record = record
-    record.verdict = verdict
-    record.effect = effect
+    record.verdict = heldOut ? .unclear : finding.verdict
+    record.effect = finding.effect
+    effects[record.tuner, default: Effects()].add(finding, heldOut: heldOut)
     keeper.save(record, all: all)
     tell(record)
     return record

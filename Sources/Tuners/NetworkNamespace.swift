@@ -17,26 +17,31 @@ public actor NetworkNamespace {
     public let dryRun: Bool
     /// What an administrator allows though it can break something.
     public let allowedRisks: Set<Risk>
+    /// Which namespaces are left untouched.
+    public let holdOut: HoldOut
     public let log: Logger
     public let counters = Counters()
 
     public init(
       loop: KernelLoop, directory: NamespaceDirectory, journal: Journal, dryRun: Bool,
-      allowedRisks: Set<Risk> = [], log: Logger
+      allowedRisks: Set<Risk> = [], holdOut: HoldOut = .none, log: Logger
     ) {
       self.loop = loop
       self.directory = directory
       self.journal = journal
       self.dryRun = dryRun
       self.allowedRisks = allowedRisks
+      self.holdOut = holdOut
       self.log = log
     }
   }
 
-  private enum Request: Sendable {
+  enum Request: Sendable {
     case adjust(
       Adjustment, tuner: String, seenAt: UInt64, answer: CheckedContinuation<Outcome, Never>)
     case administratorWrote(AdministratorWrite)
+    /// An experiment's time is over.
+    case conclude(Tunable, Int)
     case rollBack(Set<String>, answer: CheckedContinuation<Int, Never>)
     case turn(String, on: Bool, answer: CheckedContinuation<Bool, Never>)
   }
@@ -44,7 +49,7 @@ public actor NetworkNamespace {
   private static let mailboxCapacity = 256
 
   public nonisolated let id: NamespaceID
-  private let around: Surroundings
+  let around: Surroundings
   public nonisolated var unownedExecutor: UnownedSerialExecutor {
     around.loop.asUnownedSerialExecutor()
   }
@@ -52,15 +57,17 @@ public actor NetworkNamespace {
   private let requests: AsyncStream<Request>
   private nonisolated let mailbox: AsyncStream<Request>.Continuation
   /// Tuners that an administrator's write has disabled here, and which write.
-  private var disabled: [String: AdministratorWrite] = [:]
+  private(set) var disabled: [String: AdministratorWrite] = [:]
   /// Tuners that were turned off here by command.
   private var turnedOff: Set<String> = []
-  private var folder = LogFolder()
+  var folder = LogFolder()
   /// The record of the last change.
-  private var written: Record?
+  private(set) var written: Record?
   /// Refusals that have a record.
   private var noted: Set<String> = []
-  private var name: String?
+  private(set) var name: String?
+  var experiments: [Tunable: Experiment] = [:]
+  var setbacks: [Tunable: Setback] = [:]
 
   public init(
     _ id: NamespaceID, around: Surroundings, disabled: [String: AdministratorWrite] = [:],
@@ -82,6 +89,9 @@ public actor NetworkNamespace {
         let outcome = await apply(adjustment, of: tuner)
         answer.resume(returning: outcome)
         await record(adjustment, of: tuner, outcome, seenAt: seenAt)
+        await observe(adjustment, of: tuner, outcome)
+      case .conclude(let tunable, let number):
+        await conclude(tunable, number: number)
       case .administratorWrote(let write):
         await yield(to: write)
       case .rollBack(let names, let answer):
@@ -90,6 +100,7 @@ public actor NetworkNamespace {
         answer.resume(returning: nowTurned(tuner, on: on))
       }
     }
+    for experiment in experiments.values { experiment.timer.cancel() }
   }
 
   /// Lets `run()` return after the requests that are waiting.
@@ -157,7 +168,7 @@ public actor NetworkNamespace {
   /// What administrators have disabled here.
   public func administratorWrites() -> [String: AdministratorWrite] { disabled }
 
-  private nonisolated func put(_ request: Request) {
+  nonisolated func put(_ request: Request) {
     switch mailbox.yield(request) {
     case .enqueued: return
     case .dropped(let dropped): refuse(dropped, .overloaded)
@@ -171,6 +182,7 @@ public actor NetworkNamespace {
     case .adjust(_, _, _, let answer): answer.resume(returning: .refused(refusal))
     case .rollBack(_, let answer): answer.resume(returning: 0)
     case .turn(_, _, let answer): answer.resume(returning: false)
+    case .conclude: return
     case .administratorWrote(let write):
       // Must not be lost: it goes back in, in place of an adjustment.
       if refusal == .overloaded { put(.administratorWrote(write)) }
@@ -179,7 +191,9 @@ public actor NetworkNamespace {
 
   // MARK: Adjusting
 
-  private func apply(_ adjustment: Adjustment, of tuner: String) async -> Outcome {
+  func apply(
+    _ adjustment: Adjustment, of tuner: String, as kind: Record.Kind = .change
+  ) async -> Outcome {
     let tunable = adjustment.tunable
     if let write = disabled[tuner] { return .refused(.administrator(write.description)) }
     if turnedOff.contains(tuner) { return .refused(.turnedOff) }
@@ -204,9 +218,14 @@ public actor NetworkNamespace {
     }
     guard adjustment.assumed.holds(in: old) else { return .refused(.stale(current: old)) }
     let new = old.with(adjustment.wanted)
+    if kind == .change, let refusal = setback(tunable, new) { return .refused(refusal) }
+    if tunable.scope == .perNamespace, id != around.directory.own, around.holdOut.includes(id) {
+      return .refused(.heldOut(current: old))
+    }
     if around.dryRun || !isAllowed(adjustment) { return .advised(old: old, new: new) }
 
-    await around.journal.willWrite(new, over: old, adjustment, in: id, name: name, tuner: tuner)
+    await around.journal.willWrite(
+      new, over: old, adjustment, in: id, name: name, tuner: tuner, as: kind)
     do throws(Refusal) {
       let other = try await replace(tunable, old, with: new)
       if let other { throw .stale(current: other) }
@@ -352,7 +371,7 @@ public actor NetworkNamespace {
 
   // MARK: Logging
 
-  private func record(
+  func record(
     _ adjustment: Adjustment, of tuner: String, _ outcome: Outcome, seenAt: UInt64
   ) async {
     let tunable = adjustment.tunable.name
@@ -390,7 +409,7 @@ public actor NetworkNamespace {
         await noteOnce(adjustment, of: tuner, outcome)
         guard let repeats = folder.admit("administrator \(tuner)", most: 1) else { return }
         around.log.debug("\(tuner): \(tunable) refused in \(id): \(refusal)\(repeats)")
-      case .unavailable, .outOfBounds:
+      case .unavailable, .outOfBounds, .setback:
         await noteOnce(adjustment, of: tuner, outcome)
         fallthrough
       default:
@@ -409,7 +428,7 @@ public actor NetworkNamespace {
   }
 
   /// `netns 4026532281 "name"`.
-  private func title() async -> String {
+  func title() async -> String {
     if name == nil {
       let found = await around.directory.name(of: id)
       name = found.isEmpty ? nil : found

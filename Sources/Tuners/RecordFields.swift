@@ -30,6 +30,7 @@ extension Record {
     case .administrator: "af9049fc720e407ab634ebeaa3d48843"
     case .rollback: "7a1cff77a2274fa595ea26cc3efdb494"
     case .withdrawal: "7ccd8a702bd041a3a52a2dc5459de4b4"
+    case .holdOut: "4d0dd7aa1ea0469fbd8b4ff0a5fb3eb3"
     case .note: "98295da6cbc548fdae5ab33e0c5e6add"
     }
   }

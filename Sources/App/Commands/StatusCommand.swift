@@ -31,7 +31,11 @@ struct StatusCommand: ParsableCommand {
       + (hooks.degraded > 0 ? ", \(hooks.degraded) not by the first choice of hook" : "")
       + (hooks.missing + hooks.degraded > 0 ? " (bpftune check says why)" : "")
     facts.add("hooks", Cell(hookWords, hooks.missing > 0 ? .attention : .plain))
-    facts.add("namespaces", Cell(status.namespaces))
+    facts.add(
+      "namespaces",
+      Cell(
+        "\(status.namespaces)"
+          + (status.holdOut > 0 ? ", \(Int(status.holdOut * 100)) % held out" : "")))
     let events = status.events
     let lost = events.lostRingFull + events.lostStreamFull
     facts.add(

@@ -30,15 +30,27 @@ struct TunersCommand: ParsableCommand {
   }
 
   static func table(of tuners: [Reply.Tuner]) -> Table {
-    var table = Table("TUNER", "STATE", "CHANGES", "ADVICE", "REFUSALS", "EVENTS", "FOLDED")
+    var table = Table(
+      "TUNER", "STATE", "CHANGES", "KEPT", "WORSE", "ADVICE", "REFUSALS", "EVENTS", "FOLDED",
+      "RATE AFTER")
     for tuner in tuners {
       let style: Cell.Style = tuner.state == "enabled" ? .good : .attention
       table.add(
-        Cell(tuner.name), Cell(tuner.state, style), Cell(tuner.changes), Cell(tuner.advice),
-        Cell(tuner.refusals), Cell(tuner.events), Cell(tuner.folded))
+        Cell(tuner.name), Cell(tuner.state, style), Cell(tuner.changes),
+        Cell(tuner.kept), Cell(tuner.worse, tuner.worse > 0 ? .attention : .plain),
+        Cell(tuner.advice), Cell(tuner.refusals), Cell(tuner.events), Cell(tuner.folded),
+        Cell(gain(of: tuner)))
     }
     return table
   }
+}
+
+/// What changes brought: `3.2 times`, and the same without them where some
+/// namespaces are held out.
+private func gain(of tuner: Reply.Tuner) -> String {
+  func times(_ gain: Double) -> String { "\(Double(Int(min(gain, 1e6) * 10)) / 10) times" }
+  guard let gain = tuner.gain else { return "" }
+  return times(gain) + (tuner.gainHeldOut.map { ", held out \(times($0))" } ?? "")
 }
 
 /// `bpftune enable` and `bpftune disable` do the same but for the last word.

@@ -44,7 +44,8 @@ actor Facts {
     return Reply.Status(
       version: Bpftune.version, pid: getpid(), started: start.iso,
       uptimeSeconds: startClock.duration(to: .now).components.seconds,
-      mode: options.dryRun ? "dry-run" : "tuning", kernel: KernelVersion.release, cgroup: cgroup,
+      mode: options.dryRun ? "dry-run" : "tuning",
+      holdOut: options.holdOut.share, kernel: KernelVersion.release, cgroup: cgroup,
       namespaces: await supervisor.count,
       hooks: .init(
         signals: hooks.lines.count, degraded: hooks.degraded.count, missing: hooks.missing.count),
@@ -81,6 +82,7 @@ actor Facts {
       }
     }
     let counters = around.counters.all
+    let effects = await around.journal.effects
     var replies: [Reply.Tuner] = []
     for (index, tuner) in options.chosenTuners.enumerated() {
       let places = disabled[tuner.name] ?? []
@@ -100,7 +102,11 @@ actor Facts {
           risks: tuner.risks.map(\.name), events: count.events, folded: count.folded,
           changes: done?.changes.values.reduce(0, +) ?? 0,
           advice: done?.advice.values.reduce(0, +) ?? 0,
-          refusals: done?.refusals.values.reduce(0, +) ?? 0))
+          refusals: done?.refusals.values.reduce(0, +) ?? 0,
+          kept: effects[tuner.name]?.kept ?? 0, worse: effects[tuner.name]?.takenBack ?? 0,
+          unclear: effects[tuner.name]?.unclear ?? 0,
+          gain: effects[tuner.name].flatMap { Effects.median($0.tuned) },
+          gainHeldOut: effects[tuner.name].flatMap { Effects.median($0.heldOut) }))
     }
     return replies
   }

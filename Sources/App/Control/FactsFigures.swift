@@ -36,7 +36,7 @@ extension Facts {
 
   private func tunerFigures() async -> [Figures.OfTuner] {
     let counters = around.counters.all
-    let withdrawals = await around.journal.withdrawals
+    let effects = await around.journal.effects
     var held: [String: Int] = [:]
     for holding in await around.journal.holdings() { held[holding.tuner, default: 0] += 1 }
     var written: [String: Int] = [:]
@@ -60,7 +60,7 @@ extension Facts {
         figures.refusals = done.refusals
         figures.latency = done.latency
       }
-      figures.withdrawals = withdrawals[tuner.name] ?? 0
+      figures.effects = effects[tuner.name] ?? figures.effects
       figures.tunables = tuner.tunables.count
       figures.held = held[tuner.name] ?? 0
       figures.administrators = written[tuner.name] ?? 0

@@ -78,8 +78,7 @@ struct OpenMetrics {
         sample("bpftune_refusals_total", tuner.label + [("reason", reason)], count)
       }
     }
-    family("bpftune_withdrawals", .counter, "Changes that were taken back, since they did harm.")
-    for tuner in tuners { sample("bpftune_withdrawals_total", tuner.label, tuner.withdrawals) }
+    addEffects(tuners)
     family("bpftune_tunables", .gauge, "Tunables that a tuner can change.")
     for tuner in tuners { sample("bpftune_tunables", tuner.label, tuner.tunables) }
     family(
@@ -94,6 +93,29 @@ struct OpenMetrics {
       "bpftune_write_latency_seconds", .histogram,
       "From an event in the kernel to its tunable written.")
     for tuner in tuners { histogram("bpftune_write_latency_seconds", tuner.label, tuner.latency) }
+  }
+
+  private mutating func addEffects(_ tuners: [Figures.OfTuner]) {
+    family(
+      "bpftune_experiments", .counter,
+      "Changes whose effect was measured: kept, worse (taken back) or unclear.")
+    for tuner in tuners {
+      let effects = tuner.effects
+      for (verdict, count) in [
+        ("kept", effects.kept), ("worse", effects.takenBack), ("unclear", effects.unclear),
+      ] {
+        sample("bpftune_experiments_total", tuner.label + [("verdict", verdict)], count)
+      }
+    }
+    family(
+      "bpftune_rate_gain", .gauge,
+      "Rate a while after a change by the rate before it, the median; also where held out.")
+    for tuner in tuners {
+      for (group, gains) in [("tuned", tuner.effects.tuned), ("held_out", tuner.effects.heldOut)] {
+        guard let median = Effects.median(gains) else { continue }
+        sample("bpftune_rate_gain", tuner.label + [("group", group)], median)
+      }
+    }
   }
 
   // MARK: Format
@@ -151,7 +173,7 @@ struct Figures: Sendable {
     var advice: [String: UInt64] = [:]
     var refusals: [String: UInt64] = [:]
     var latency = Counters.Histogram()
-    var withdrawals: UInt64 = 0
+    var effects = Effects()
     var tunables = 0
     var held = 0
     var administrators = 0

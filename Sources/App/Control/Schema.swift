@@ -29,7 +29,7 @@ enum Reply {
     let id: Int64
     let time: String
     /// `change`, `advice`, `refusal`, `administrator`, `rollback`, `withdrawal`,
-    /// `note`; there may be others.
+    /// `hold-out`, `note`; there may be others.
     let kind: String
     let tuner: String
     let tunable: String
@@ -78,6 +78,8 @@ enum Reply {
     let uptimeSeconds: Int64
     /// `tuning` or `dry-run`.
     let mode: String
+    /// The share of namespaces that is left untouched, 0 to 1.
+    let holdOut: Double
     let kernel: String
     let cgroup: String
     let namespaces: Int
@@ -125,6 +127,13 @@ enum Reply {
     let changes: UInt64
     let advice: UInt64
     let refusals: UInt64
+    /// Changes whose effect was measured.
+    let kept: Int
+    let worse: Int
+    let unclear: Int
+    /// The rate after by the rate before, the median; nil without any.
+    let gain: Double?
+    let gainHeldOut: Double?
   }
 
   /// `GET /v1/tuners`.

@@ -9,4 +9,5 @@
 #include "bpftune_peer.h"
 #include "bpftune_process.h"
 #include "bpftune_sqlite.h"
+#include "bpftune_tcp.h"
 #endif
