@@ -20,8 +20,8 @@ ARGS ?= --foreground --verbose
 # Chosen on the command line or in the environment.
 export KERNEL TESTS
 
-.PHONY: run test test-long build install bench lint demo clean deps test-vm deb rpm tarball sign \
-	test-service test-packages test-bare test-arm64
+.PHONY: run test test-long build install bench lint demo clean deps test-vm new-tuner check-new-tuner \
+	deb rpm tarball sign test-service test-packages test-arm64 test-bare
 
 ## run: build, and run the daemon in the foreground until Ctrl-C
 run: build
@@ -89,13 +89,22 @@ test-arm64: deps
 test-bare:
 	Tests/service/bare
 
+## new-tuner: lay out the files of a new tuner; NAME=its-name
+new-tuner:
+	@scripts/new-tuner scripts/check-new-tuner "$(NAME)"
+
+## check-new-tuner: what new-tuner lays out compiles and passes its tests
+check-new-tuner: deps
+	scripts/check-new-tuner
+
 ## lint: formatting, man pages, shell scripts
 lint: deps
 	$(SWIFT) format lint --strict --recursive Sources Tests Plugins Package.swift
 	mandoc -T lint -W warning man/*.8
-	shellcheck .ci/run scripts/deps Tests/vm/run Tests/vm/init Tests/vm/suite Tests/vm/kernels \
-		packaging/install packaging/tarball packaging/sign packaging/deb/build packaging/deb/*inst \
-		packaging/deb/*rm rpm/build Tests/service/*
+	shellcheck .ci/run scripts/deps scripts/new-tuner scripts/check-new-tuner Tests/vm/run Tests/vm/init Tests/vm/suite Tests/vm/kernels
+	shellcheck packaging/install packaging/tarball packaging/sign packaging/deb/build \
+		packaging/deb/*inst packaging/deb/*rm rpm/build
+	cd Tests/service && shellcheck -x lib tree service packages reproducible arm64 bare
 	perl -c packaging/sbom
 
 ## deps: install the libraries and tools that are missing, by apt or dnf

@@ -62,7 +62,10 @@ final class Daemon: Sendable {
     self.log = log
     let directory = try NamespaceDirectory(loop: loop)
     around = NetworkNamespace.Surroundings(
-      loop: loop, directory: directory, journal: Journal(loop: loop), dryRun: options.dryRun,
+      loop: loop, directory: directory, 
+      journal: Journal(
+        loop: loop, own: directory.own, directory: options.stateDirectory, dryRun: options.dryRun,
+        log: log), dryRun: options.dryRun,
       allowedRisks: Set(options.allowRisky.compactMap(\.risk)), log: log)
     let programs = try Programs(
       cgroup: CgroupRoot(path: options.cgroup), families: options.hooks.families)
@@ -100,6 +103,7 @@ final class Daemon: Sendable {
     let putBack = await supervisor.stop(rollBack: options.rollback)
     await serving
     await summarize(putBack: putBack)
+    await around.journal.close()
   }
 
   /// Feeds the service manager's watchdog, from a timer of the loop that takes
