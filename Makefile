@@ -80,6 +80,7 @@ test-service: deb
 ## test-packages: rpm, tarball, signatures, bill of materials, the same bytes again
 test-packages: deb rpm tarball
 	Tests/service/packages
+	Tests/service/reproducible
 
 ## test-arm64: the BPF objects and the C parts, compiled for it
 test-arm64: deps
