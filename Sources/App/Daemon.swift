@@ -142,7 +142,7 @@ final class Daemon: Sendable {
   private func announce() {
     Memory.giveBackFreed()
     do {
-      try Privileges.giveUpTheRest()
+      try Privileges.giveUp(allBut: Privileges.kept)
     } catch {
       log.warning("keeps capabilities that it does not need: \(error)")
     }
