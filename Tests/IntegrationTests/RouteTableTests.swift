@@ -42,8 +42,8 @@ final class RouteTableTests: IntegrationTestCase {
 
   private static let port: UInt16 = 4000
 
-  /// Sends a packet to so many destinations; what the kernel says that their
-  /// path takes no longer ones, if wanted: it keeps a route for each of those.
+  /// Sends a packet to so many destinations; or tells the kernel that the paths to
+  /// them take no long ones: it keeps a route for each of those.
   private func send(
     to count: Int, tooLong: Bool = false, in namespace: TestNamespace
   ) async throws {
@@ -58,8 +58,10 @@ final class RouteTableTests: IntegrationTestCase {
       for number in 1...count {
         let text = "fd98::\(String(number, radix: 16))"
         let to = Self.address(text, 9)
-        _ = Self.with(to) { sendto(udp, "x", 1, 0, $0, $1) }
-        guard tooLong else { continue }
+        guard tooLong else {
+          _ = Self.with(to) { sendto(udp, "x", 1, 0, $0, $1) }
+          continue
+        }
         let message = Self.packetTooBig(Self.address("fd99::1", 0), to)
         let sent = Self.with(Self.address("fd99::1", 0)) {
           sendto(icmp, message, message.count, 0, $0, $1)
@@ -125,7 +127,7 @@ final class RouteTableTests: IntegrationTestCase {
     let tuner = try await OneTuner {
       RouteTable(learningRate: $0, times: RouteTable.Times(full: .milliseconds(1)))
     }
-    for _ in 0..<50 { try await send(to: 1000, in: namespace) }
+    for _ in 0..<200 { try await send(to: 20, in: namespace) }
     let maximum = try await namespace.sysctl(Self.maximum)
     await tuner.stop()
     await namespace.delete()
