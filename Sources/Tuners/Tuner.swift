@@ -1,5 +1,6 @@
 public import Kernel
 public import Logging
+public import State
 
 /// A tuner at work: takes its events off its stream, keeps one policy value a
 /// namespace or one for the machine, and has the namespace carry out what the
@@ -41,6 +42,8 @@ public actor Tuner<P: Policy>: AnyTuner {
 
   public func run(_ events: AsyncStream<KernelEvent>) async {
     await withDiscardingTaskGroup { group in
+      // What has been recalled may have to come down again.
+      for key in states.keys { arrange(key, &group) }
       if P.looks {
         await look(nil)
         arrange(nil, &group)
@@ -61,6 +64,12 @@ public actor Tuner<P: Policy>: AnyTuner {
   }
 
   public func forget(_ namespace: NamespaceID) { states[namespace] = nil }
+
+  public func recall(_ holding: Holding) {
+    guard holding.tuner == P.name else { return }
+    let key = P.scope == .global ? nil : holding.namespace
+    states[key, default: makePolicy(learningRate)].recall(holding, at: KernelEvent.now())
+  }
 
   // MARK: Looking
 
@@ -167,6 +176,8 @@ extension KernelEvent {
 /// A tuner, whatever its policy.
 public protocol AnyTuner: Actor {
   func run(_ events: AsyncStream<KernelEvent>) async
+  /// What a daemon before this one had changed.
+  func recall(_ holding: Holding)
   /// The namespace is gone: lets go of what was known of it.
   func forget(_ namespace: NamespaceID)
 }
