@@ -1,4 +1,5 @@
 import Kernel
+import State
 import XCTest
 
 @testable import Tuners
@@ -313,6 +314,30 @@ final class NetBufferPolicyTests: XCTestCase {
     XCTAssertGreaterThan(machine.values.backlog, 1000)
     machine.minutes(5)
     XCTAssertEqual(machine.values.backlog, 1000)
+  }
+
+  func testWhatAnEarlierDaemonRaisedComesDown() {
+    var machine = Machine()
+    machine.policy = NetBuffer(learningRate: .standard)
+    machine.values = NetBuffer.Values(backlog: 8000, budget: 300, time: 2000, flowLimit: "3")
+    for (tunable, original) in [
+      (NetBuffer.backlog, SysctlValue.scalar(1000)), (NetBuffer.flowLimit, .text("0")),
+    ] {
+      machine.policy.recall(holding(tunable, original), at: machine.time)
+    }
+    machine.look()
+    XCTAssertEqual(machine.policy.recheck, .seconds(60))
+    machine.minutes(10)
+    XCTAssertEqual(
+      machine.values, NetBuffer.Values(backlog: 1000, budget: 300, time: 2000, flowLimit: "0"))
+    XCTAssertNil(machine.policy.recheck)
+  }
+
+  private func holding(_ tunable: Tunable, _ original: SysctlValue) -> Holding {
+    Holding(
+      namespace: NamespaceID(cookie: 1, inode: 2), tunable: tunable, tuner: NetBuffer.name,
+      original: original, written: original, previous: original, since: 0, changes: 1,
+      scenario: "", reason: "")
   }
 
   func testOrderZeroIsLeftWhereItDoesHarm() {

@@ -1,4 +1,5 @@
 import Kernel
+import State
 import XCTest
 
 @testable import Tuners
@@ -80,6 +81,21 @@ final class RouteTablePolicyTests: XCTestCase {
     table.see(.empty, 200, after: 299)
     XCTAssertEqual(table.maximum, 16384)
     table.see(.empty, 200, after: 2)
+    XCTAssertEqual(table.maximum, 4096)
+    XCTAssertEqual(table.threshold, 1024)
+  }
+
+  func testWhatAnEarlierDaemonRaisedComesDown() {
+    var table = Table()
+    table.maximum = 16384
+    table.policy.recall(
+      Holding(
+        namespace: NamespaceID(cookie: 1, inode: 2), tunable: RouteTable.maximum,
+        tuner: RouteTable.name, original: .scalar(4096), written: .scalar(16384),
+        previous: .scalar(4096), since: 0, changes: 1, scenario: "", reason: ""),
+      at: table.time)
+    table.see(.empty, 200)
+    table.see(.empty, 200, after: 301)
     XCTAssertEqual(table.maximum, 4096)
     XCTAssertEqual(table.threshold, 1024)
   }
