@@ -3,6 +3,7 @@ import CShims
 import Glibc
 import Kernel
 import Logging
+import State
 import Synchronization
 import Tuners
 
@@ -62,11 +63,12 @@ final class Daemon: Sendable {
     self.log = log
     let directory = try NamespaceDirectory(loop: loop)
     around = NetworkNamespace.Surroundings(
-      loop: loop, directory: directory, 
+      loop: loop, directory: directory,
       journal: Journal(
         loop: loop, own: directory.own, directory: options.stateDirectory, dryRun: options.dryRun,
         log: log), dryRun: options.dryRun,
-      allowedRisks: Set(options.allowRisky.compactMap(\.risk)), log: log)
+      allowedRisks: Set(options.allowRisky.compactMap(\.risk)),
+      holdOut: HoldOut(share: options.holdOut.share, boot: Machine.current().boot), log: log)
     let programs = try Programs(
       cgroup: CgroupRoot(path: options.cgroup), families: options.hooks.families)
     // Streams before programs, so that the first event finds one.
@@ -100,7 +102,7 @@ final class Daemon: Sendable {
     }
     ServiceManager.notify("STOPPING=1")
     pump.finish()
-    let putBack = await supervisor.stop(rollBack: options.rollback)
+    let putBack = await supervisor.stop(rollBack: options.rollback && !options.dryRun)
     await serving
     await summarize(putBack: putBack)
     await around.journal.close()
@@ -138,6 +140,11 @@ final class Daemon: Sendable {
       let why = total.scenarios.sorted { $0.key < $1.key }.map { "\($0.key): \($0.value)" }
       log.info(
         "\(tunable.name) was changed \(times(total.changes)) in \(total.namespaces.count) namespaces, first from \(total.first), last to \(total.last) (\(why.joined(separator: "; ")))"
+      )
+    }
+    for (tuner, effects) in await around.journal.effects.sorted(by: { $0.key < $1.key }) {
+      log.info(
+        "\(tuner): \(effects.kept) changes kept, \(effects.takenBack) taken back, \(effects.unclear) not clear; \(effects.description)"
       )
     }
     if putBack > 0 { log.info("put back: \(putBack)") }

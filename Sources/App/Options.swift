@@ -53,6 +53,12 @@ struct Options: ParsableArguments {
   var stateDirectory = "/var/lib/bpftune"
 
   @Option(
+    name: .customLong("hold-out"),
+    help: ArgumentHelp(
+      "Leave this share of the namespaces untouched, and compare.", valueName: "percent"))
+  var holdOut = Percentage(share: 0)
+
+  @Option(
     name: .long,
     help: ArgumentHelp(
       "For debugging: the families of hooks to use, with commas between: \(HookFamilies.allowed).",
@@ -116,6 +122,22 @@ extension LearningRate: ExpressibleByArgument {
 
   public static var allValueStrings: [String] { allowed.map(String.init) }
   public var defaultValueDescription: String { "\(level)" }
+}
+
+/// `10%` or `10`.
+struct Percentage: ExpressibleByArgument {
+  /// 0 to 1.
+  let share: Double
+
+  init(share: Double) { self.share = share }
+
+  init?(argument: String) {
+    let number = argument.hasSuffix("%") ? String(argument.dropLast()) : argument
+    guard let percent = Double(number), (0...100).contains(percent) else { return nil }
+    share = percent / 100
+  }
+
+  var defaultValueDescription: String { "0%" }
 }
 
 /// A choice of hook families: `tracepoint,sock_ops`.

@@ -15,6 +15,8 @@ public struct Adjustment: Sendable, Equatable {
   public let reason: String
   /// What has to be allowed by name before it is more than advice.
   public let risk: Risk?
+  /// How its effect shows; nil where that is not measured.
+  public var measure: Measure?
 
   /// One that is about the largest number of the value.
   public init(
@@ -76,6 +78,10 @@ public enum Refusal: Error, Sendable, Equatable, CustomStringConvertible {
   case namespaceGone
   /// Too much is waiting to be done in this namespace.
   case overloaded
+  /// The namespace is one of those that are left untouched.
+  case heldOut(current: SysctlValue)
+  /// The same step was taken back, and is not tried again yet.
+  case setback(String)
   case failed(String)
 
   public var description: String {
@@ -87,6 +93,8 @@ public enum Refusal: Error, Sendable, Equatable, CustomStringConvertible {
     case .unavailable: "it does not exist here"
     case .namespaceGone: "the namespace is gone"
     case .overloaded: "too many adjustments are waiting"
+    case .heldOut(let current): "the namespace is held out, it stays \(current)"
+    case .setback(let why): why
     case .failed(let error): error
     }
   }

@@ -8,4 +8,5 @@
 #include "bpftune_netns.h"
 #include "bpftune_process.h"
 #include "bpftune_sqlite.h"
+#include "bpftune_tcp.h"
 #endif
