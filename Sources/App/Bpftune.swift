@@ -15,7 +15,7 @@ struct Bpftune: ParsableCommand {
       "Tunes Linux by what the kernel says: watches through BPF, raises the limits that hold the system back, and leaves alone what an administrator sets.",
     discussion: "Without a subcommand it runs as the daemon until SIGTERM or SIGINT.",
     version: version,
-    subcommands: [Check.self])
+    subcommands: [Check.self, Paths.self])
 
   @OptionGroup var options: Options
   @OptionGroup var compatibility: CompatibilityOptions

@@ -61,16 +61,18 @@ final class Daemon: Sendable {
     self.options = options
     self.log = log
     let directory = try NamespaceDirectory(loop: loop)
+    let chosen = options.chosenTuners
+    let programs = try Programs(
+      cgroup: CgroupRoot(path: options.cgroup), families: options.hooks.families,
+      dryRun: options.dryRun)
     around = NetworkNamespace.Surroundings(
       loop: loop, directory: directory, journal: Journal(loop: loop), dryRun: options.dryRun,
-      allowedRisks: Set(options.allowRisky.compactMap(\.risk)), log: log)
-    let programs = try Programs(
-      cgroup: CgroupRoot(path: options.cgroup), families: options.hooks.families)
+      allowedRisks: Set(options.allowRisky.compactMap(\.risk)),
+      gates: programs.gates(of: Hooks.Source.numbers(chosen)), log: log)
     // Streams before programs, so that the first event finds one.
     pump = try EventPump(programs: programs, directory: directory, loop: loop)
-    let chosen = options.chosenTuners
     tunerEvents = chosen.indices.map { [pump] index in
-      pump.events(of: Hooks.Source.firstTuner + UInt16(index))
+      pump.events(of: Hooks.Source.tuner(index))
     }
     sysctlEvents = pump.events(of: Hooks.Source.sysctl)
     namespaceEvents = pump.events(of: Hooks.Source.namespaces)

@@ -51,7 +51,7 @@ actor Supervisor: NamespaceProvider {
     tuners = policies.map {
       $0.tuner(
         loop: around.loop, learningRate: learningRate, namespaces: self,
-        request: hooks.requests[$0.name], log: around.log)
+        request: hooks.requests[$0.name], table: hooks.tables[$0.name], log: around.log)
     }
     _ = namespace(around.directory.own)
     await adoptExisting(hooks)
@@ -126,6 +126,12 @@ actor Supervisor: NamespaceProvider {
 
   func administratorWroteGlobally(_ write: AdministratorWrite) {
     everywhere[write.tuner] = everywhere[write.tuner] ?? write
+    do {
+      // Also in those that have not been heard of yet.
+      try around.gates?.close(write.tuner, in: nil)
+    } catch {
+      around.log.error("\(write.tuner) goes on: \(error)")
+    }
     for namespace in namespaces.values { namespace.administratorWrote(write) }
   }
 
@@ -211,6 +217,7 @@ actor Supervisor: NamespaceProvider {
       remembered[id] = writes
     }
     namespace.finish()
+    if forGood { around.gates?.forget(id) }
     await around.journal.forget(id)
     await around.directory.forget(id)
     for tuner in tuners { await tuner.forget(id) }

@@ -16,17 +16,20 @@ public actor NetworkNamespace {
     public let dryRun: Bool
     /// What an administrator allows though it can break something.
     public let allowedRisks: Set<Risk>
+    /// Stops what BPF programs do by themselves.
+    public let gates: Gates?
     public let log: Logger
 
     public init(
       loop: KernelLoop, directory: NamespaceDirectory, journal: Journal, dryRun: Bool,
-      allowedRisks: Set<Risk> = [], log: Logger
+      allowedRisks: Set<Risk> = [], gates: Gates? = nil, log: Logger
     ) {
       self.loop = loop
       self.directory = directory
       self.journal = journal
       self.dryRun = dryRun
       self.allowedRisks = allowedRisks
+      self.gates = gates
       self.log = log
     }
   }
@@ -36,6 +39,7 @@ public actor NetworkNamespace {
       Adjustment, tuner: String, seenAt: UInt64, answer: CheckedContinuation<Outcome, Never>)
     case administratorWrote(AdministratorWrite)
     case rollBack(answer: CheckedContinuation<Int, Never>)
+    case note(String, about: String)
   }
 
   private static let mailboxCapacity = 256
@@ -64,6 +68,7 @@ public actor NetworkNamespace {
 
   /// Serves requests until `finish()`.
   public func run() async {
+    for tuner in disabled.keys { closeGate(of: tuner) }
     for await request in requests {
       switch request {
       case .adjust(let adjustment, let tuner, let seenAt, let answer):
@@ -74,6 +79,8 @@ public actor NetworkNamespace {
         await yield(to: write)
       case .rollBack(let answer):
         answer.resume(returning: await putBack())
+      case .note(let text, let subject):
+        await log(text, about: subject)
       }
     }
   }
@@ -101,6 +108,12 @@ public actor NetworkNamespace {
     await withCheckedContinuation { put(.rollBack(answer: $0)) }
   }
 
+  /// Logs what a tuner's programs have done here by themselves, or in a dry run
+  /// would have.
+  public nonisolated func note(_ text: String, about subject: String) {
+    put(.note(text, about: subject))
+  }
+
   /// What administrators have disabled here.
   public func administratorWrites() -> [String: AdministratorWrite] { disabled }
 
@@ -117,6 +130,7 @@ public actor NetworkNamespace {
     switch request {
     case .adjust(_, _, _, let answer): answer.resume(returning: .refused(refusal))
     case .rollBack(let answer): answer.resume(returning: 0)
+    case .note: return
     case .administratorWrote(let write):
       // Must not be lost: it goes back in, in place of an adjustment.
       if refusal == .overloaded { put(.administratorWrote(write)) }
@@ -201,9 +215,18 @@ public actor NetworkNamespace {
   private func disable(_ tuner: String, _ write: AdministratorWrite) async {
     await around.journal.release(write.tunable, in: id)
     guard disabled.updateValue(write, forKey: tuner) == nil else { return }
+    closeGate(of: tuner)
     let here = await title()
     around.log.notice(
       "\(write); \(tuner) is disabled in \(here) until the daemon is restarted")
+  }
+
+  private func closeGate(of tuner: String) {
+    do {
+      try around.gates?.close(tuner, in: id)
+    } catch {
+      around.log.error("\(tuner) goes on in \(id): \(error)")
+    }
   }
 
   /// The administrator's value stays, whatever was under way when it came.
@@ -216,7 +239,8 @@ public actor NetworkNamespace {
     // after it: the administrator's value goes in again.
     let tunable = write.tunable
     let current = try? await visit { () throws(Sysctl.Failure) in try Sysctl.read(tunable) }
-    guard let current, current == ours, let wanted = current.overwritten(by: write.new),
+    guard let current, current == ours, let wanted = current.overwritten(
+        by: write.new, arity: tunable.arity),
       wanted != current
     else { return }
     do {
@@ -286,6 +310,12 @@ public actor NetworkNamespace {
           "\(tuner): \(tunable) to \(adjustment.wanted) refused in \(id): \(refusal)")
       }
     }
+  }
+
+  private func log(_ text: String, about subject: String) async {
+    guard let repeats = folder.admit(subject) else { return }
+    let here = await title()
+    around.log.notice("\(around.dryRun ? "advice: " : "")\(text) (\(here))\(repeats)")
   }
 
   /// `netns 4026532281 "name"`.

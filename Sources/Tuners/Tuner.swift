@@ -18,16 +18,19 @@ public actor Tuner<P: Policy>: AnyTuner {
   /// States whose `recheck` is running.
   private var waiting: Set<NamespaceID?> = []
   private let request: Attached?
+  private let table: BPFMap?
+  private var written: [UInt32] = []
   private let makePolicy: @Sendable (LearningRate) -> P
   private var folder = LogFolder()
 
   init(
     _ policy: P.Type, loop: KernelLoop, learningRate: LearningRate,
-    namespaces: any NamespaceProvider, request: Attached?, log: Logger,
+    namespaces: any NamespaceProvider, request: Attached?, table: BPFMap? = nil, log: Logger,
     makePolicy: @escaping @Sendable (LearningRate) -> P = { P(learningRate: $0) }
   ) {
     self.loop = loop
     self.request = request
+    self.table = table
     self.makePolicy = makePolicy
     self.learningRate = learningRate
     self.namespaces = namespaces
@@ -39,6 +42,7 @@ public actor Tuner<P: Policy>: AnyTuner {
       for await event in events {
         let key = P.scope == .global ? nil : event.namespace
         await handle(event, key)
+        if key == nil, let table { tell(table) }
         guard let wait = states[key]?.recheck, request != nil, waiting.insert(key).inserted
         else { continue }
         group.addTask { await self.recheck(key, after: wait) }
@@ -61,6 +65,17 @@ public actor Tuner<P: Policy>: AnyTuner {
     }
   }
 
+  /// Has the BPF programs know what the policy says.
+  private func tell(_ table: BPFMap) {
+    guard let values = states[nil]?.table, values != written else { return }
+    written = values
+    do {
+      try table.set(to: values)
+    } catch {
+      log.error("\(P.name): \(error)")
+    }
+  }
+
   private func handle(_ event: KernelEvent, _ key: NamespaceID?) async {
     guard let observation = P.observe(event, freeMemory: Memory.free()) else {
       log.warning("\(P.name): an event of an unknown scenario \(event.scenario), ignoring")
@@ -77,6 +92,9 @@ public actor Tuner<P: Policy>: AnyTuner {
       log.error("\(P.name): a survey does not satisfy the policy, ignoring the event")
     case .hold(let why, let subject):
       if let repeats = folder.admit(subject, most: 1) { log.notice("\(P.name): \(why)\(repeats)") }
+    case .note(let text, let subject):
+      let namespace = await namespaces.namespace(event.namespace)
+      namespace.note(text + event.foldedNote, about: "\(P.name) \(subject)")
     case .leave(let why):
       log.debug("\(P.name): \(event.namespace): nothing to change: \(why)\(event.foldedNote)")
     case .adjust(let adjustments):
@@ -111,11 +129,11 @@ extension Policy {
   /// A tuner with this policy.
   public static func tuner(
     loop: KernelLoop, learningRate: LearningRate, namespaces: any NamespaceProvider,
-    request: Attached? = nil, log: Logger
+    request: Attached? = nil, table: BPFMap? = nil, log: Logger
   ) -> any AnyTuner {
     Tuner(
       Self.self, loop: loop, learningRate: learningRate, namespaces: namespaces,
-      request: request, log: log)
+      request: request, table: table, log: log)
   }
 }
 

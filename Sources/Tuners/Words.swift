@@ -19,6 +19,13 @@ enum Words {
     return kilobits >= 1000 ? "\(tenths(kilobits, per: 1000)) Mbit/s" : "\(kilobits) kbit/s"
   }
 
+  /// Parts of a million: `2.1 %`, `0.05 %`.
+  static func percent(ofMillion parts: Int64) -> String {
+    if parts >= 10_000 { return "\(tenths(parts, per: 10_000)) %" }
+    let hundredths = (parts + 50) / 100
+    return hundredths == 0 ? "0 %" : "0.\(hundredths < 10 ? "0" : "")\(hundredths) %"
+  }
+
   /// One decimal below ten, none above.
   private static func tenths(_ count: Int64, per unit: Int64) -> String {
     let whole = count / unit
