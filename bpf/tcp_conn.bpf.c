@@ -71,6 +71,7 @@ static __always_inline bool move(struct bpf_sock_ops *ctx, struct tcp_conn *conn
 		return false;
 	conn->arm = arm;
 	conn->skip = WARM_UP;
+	conn->begun_ns = bpf_ktime_get_ns();
 	return true;
 }
 
@@ -126,6 +127,7 @@ static __always_inline void watch(struct bpf_sock_ops *ctx, struct bpf_sock *bsk
 	path->seen_ns = now;
 	conn->arm = own;
 	conn->skip = WARM_UP;
+	conn->begun_ns = now;
 	begin(ctx, conn, tp, now);
 	bpf_sock_ops_cb_flags_set(ctx, ctx->bpf_sock_ops_cb_flags | CALLBACKS);
 	if (!fresh || dry_run)
@@ -233,7 +235,7 @@ static __always_inline bool count_round(struct bpf_sock_ops *ctx, struct tcp_con
 	path->marked += marked;
 	path->seen_ns = now;
 	if (conn->skip) {
-		conn->skip--;
+		conn->skip = now - conn->begun_ns < LONG_NS ? conn->skip - 1 : 0;
 		by_network = false;
 	}
 	if (by_network) {
@@ -277,7 +279,7 @@ static __always_inline void went_round(struct bpf_sock_ops *ctx)
 		return;
 	if (path->trial == conn->arm)
 		path->trial_seen_ns = now;
-	if (conn->rounds < SAMPLE_ROUNDS || conn->sample_ns < SAMPLE_NS)
+	if (!is_sample(conn))
 		return;
 
 	net = tp->inet_conn.icsk_inet.sk.__sk_common.skc_net.net;

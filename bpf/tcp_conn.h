@@ -129,6 +129,8 @@ enum tcp_conn_value {
 	TCP_CONN_TO_RATE,
 	TCP_CONN_TO_RTT,
 	TCP_CONN_TO_LOSS,
+	TCP_CONN_OTHER_NAME,	/* of ARM_OTHER on this path, 16 characters */
+	TCP_CONN_OTHER_NAME_REST,
 };
 
 EXPORT_ENUM(tcp_conn_scenario);
@@ -198,6 +200,7 @@ struct {
 /* A connection since it was last looked at, and since the last sample. */
 struct tcp_conn {
 	struct tcp_conn_key key;
+	__u64 begun_ns;		/* when it got its algorithm */
 	__u64 last_ns;
 	__u64 last_bytes;
 	__u32 last_segments;

@@ -14,9 +14,10 @@
 #include "tcp_conn.h"
 
 #define NO_TRIAL ARM_COUNT
-/* A sample is that many rounds and that long, but for the last one. */
+/* A sample is that many rounds and that long, or two rounds of a long time. */
 #define SAMPLE_ROUNDS 4
 #define SAMPLE_NS (100 * NSEC_PER_MSEC)
+#define LONG_NS (500 * NSEC_PER_MSEC)
 /* Samples before a path is judged, a trial lost, and a trial decided. */
 #define EVIDENCE_PROBLEM 2
 #define EVIDENCE_LOST 2
@@ -83,6 +84,13 @@ static __always_inline __u32 blend(__u32 old, __u64 new, __u32 evidence)
 	__u32 n = evidence < 7 ? evidence + 1 : 8;
 
 	return ((__u64)old * (n - 1) + new) / n;
+}
+
+static __always_inline bool is_sample(const struct tcp_conn *conn)
+{
+	if (conn->rounds >= SAMPLE_ROUNDS)
+		return conn->sample_ns >= SAMPLE_NS;
+	return conn->rounds >= 2 && conn->sample_ns >= LONG_NS;
 }
 
 /* Adds what the connection has measured to the record of its algorithm. */
@@ -155,8 +163,9 @@ static __always_inline __u32 remedy(struct tcp_conn_path *path, __u32 reason, in
 	case REASON_QUEUE:
 		return which ? ARM_COUNT : ARM_BBR;
 	case REASON_MARKS:
+		/* Without dctcp, one that heeds marks; or else one that does not. */
 		if (which)
-			return bbr ? ARM_CUBIC : ARM_COUNT;
+			return bbr ? ARM_CUBIC : ARM_BBR;
 		return ARM_DCTCP;
 	case REASON_CLEAN:
 	case REASON_WORSE:
@@ -177,14 +186,14 @@ static __always_inline bool has_won(struct tcp_conn_path *path)
 		return (__u64)trial->rtt * 10 <= (__u64)chosen->rtt * 7 &&
 		       (__u64)trial->rate * 100 >= (__u64)chosen->rate * 95;
 	case REASON_MARKS:
-		return ours * 100 >= theirs * 103;
+		return ours * 100 >= theirs * (path->trial == ARM_BBR ? 110 : 103);
 	case REASON_CLEAN:
 		/* With nothing between them, the machine's default it is. */
 		return ours * 100 >= theirs * 95;
 	case REASON_WORSE:
 		return ours > theirs;
 	}
-	return ours * 100 >= theirs * 115;
+	return ours * 100 >= theirs * 110;
 }
 
 static __always_inline void report(struct tcp_conn_path *path, const struct tcp_conn_key *key,
@@ -209,6 +218,7 @@ static __always_inline void report(struct tcp_conn_path *path, const struct tcp_
 	event.values[TCP_CONN_TO_RATE] = other->rate;
 	event.values[TCP_CONN_TO_RTT] = other->rtt;
 	event.values[TCP_CONN_TO_LOSS] = loss(other);
+	__builtin_memcpy(&event.values[TCP_CONN_OTHER_NAME], path->own_name, CA_NAME);
 	emit(&event, sizeof(event));
 }
 
@@ -217,6 +227,22 @@ static __always_inline void defeat(struct tcp_conn_record *record, __u64 now)
 {
 	record->next_ns = now + (HOUR_NS << (record->defeats < 4 ? record->defeats : 4));
 	record->defeats++;
+}
+
+/*
+ * Whether an arm may be tried: its time has come, or what beat it has done so
+ * much worse since that it would not do so again.
+ */
+static __always_inline bool is_due(struct tcp_conn_path *path,
+				   const struct tcp_conn_record *record, __u64 now)
+{
+	const struct tcp_conn_record *chosen = record_of(path, path->chosen);
+
+	if (now >= record->next_ns)
+		return true;
+	return record->defeats <= 2 && record->evidence >= EVIDENCE_DECIDED &&
+	       now - path->trial_ns > 10 * NSEC_PER_SEC &&
+	       score(record, path->min_rtt) * 100 > score(chosen, path->min_rtt) * 130;
 }
 
 /* Ends the trial, if the records say how. */
@@ -278,7 +304,7 @@ static __always_inline void consider(struct tcp_conn_path *path, const struct tc
 		if (arm == ARM_DCTCP && !ecn)
 			continue;
 		record = record_of(path, arm);
-		if (now < record->next_ns && reason != REASON_WORSE)
+		if (reason != REASON_WORSE && !is_due(path, record, now))
 			continue;
 		if (arm != path->own && !(algorithms->usable >> arm & 1)) {
 			report(path, key, net, TCP_CONN_NEED, path->chosen, arm, reason);

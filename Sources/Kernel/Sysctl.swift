@@ -59,6 +59,8 @@ public enum Sysctl {
       var text = value.description
       let (written, length) = text.withUTF8 { (pwrite(fd, $0.baseAddress, $0.count, 0), $0.count) }
       guard written == length else {
+        // The kernel has no such algorithm, nor a module of it.
+        if case .congestionControls = tunable.means, errno == ENOENT { throw .absent(tunable) }
         throw .failed(tunable, SystemCallFailure("write \"\(value)\" to", tunable.name))
       }
     case .neighbourTable(let table, let threshold):

@@ -58,7 +58,7 @@ public struct TCPConn: Policy {
     /// The default of the connection, where it is none of the others.
     case other, bbr, cubic, htcp, dctcp
 
-    public var name: String { self == .other ? "default" : "\(self)" }
+    public var name: String { self == .other ? "the default" : "\(self)" }
     var bit: UInt32 { 1 << UInt32(rawValue) }
   }
 
@@ -82,6 +82,7 @@ public struct TCPConn: Policy {
   private enum Value: Int, CaseIterable {
     case from, to, reason, peerHigh, peerLow, prefix, rttMin
     case fromRate, fromRTT, fromLoss, toRate, toRTT, toLoss
+    case otherName, otherNameRest
   }
 
   public static let mirrors: [String: [String: Int64]] = [
@@ -92,7 +93,8 @@ public struct TCPConn: Policy {
       "TCP_CONN_",
       [
         "FROM", "TO", "REASON", "PEER_HIGH", "PEER_LOW", "PREFIX", "RTT_MIN", "FROM_RATE",
-        "FROM_RTT", "FROM_LOSS", "TO_RATE", "TO_RTT", "TO_LOSS",
+        "FROM_RTT", "FROM_LOSS", "TO_RATE", "TO_RTT", "TO_LOSS", "OTHER_NAME",
+        "OTHER_NAME_REST",
       ]),
   ]
 
@@ -127,6 +129,12 @@ public struct TCPConn: Policy {
     public var rttMin: Int64
     public var old: Record
     public var new: Record
+    /// Of the default, where it is `.other`.
+    public var otherName = ""
+
+    func name(_ algorithm: Algorithm) -> String {
+      algorithm == .other && !otherName.isEmpty ? otherName : algorithm.name
+    }
   }
 
   public static func observe(_ event: KernelEvent, freeMemory: Int64) -> Observation? {
@@ -142,7 +150,10 @@ public struct TCPConn: Policy {
       peer: PeerAddress(high: value(.peerHigh), low: value(.peerLow)), prefix: value(.prefix),
       rttMin: value(.rttMin),
       old: Record(rate: value(.fromRate), rtt: value(.fromRTT), loss: value(.fromLoss)),
-      new: Record(rate: value(.toRate), rtt: value(.toRTT), loss: value(.toLoss)))
+      new: Record(rate: value(.toRate), rtt: value(.toRTT), loss: value(.toLoss)),
+      otherName: withUnsafeBytes(of: (value(.otherName), value(.otherNameRest))) {
+        String(decoding: $0.prefix { $0 != 0 }, as: UTF8.self)
+      })
   }
 
   // MARK: State
@@ -161,7 +172,7 @@ public struct TCPConn: Policy {
 
   public mutating func decide(_ seen: Observation) -> Decision {
     let path = Self.path(seen.peer, prefix: seen.prefix)
-    let why = "\(seen.reason.words): \(seen.old.words) with \(seen.from.name)"
+    let why = "\(seen.reason.words): \(seen.old.words) with \(seen.name(seen.from))"
     switch seen.scenario {
     case .need:
       guard seen.to != .other else { return .leave("the default is allowed") }
@@ -169,18 +180,18 @@ public struct TCPConn: Policy {
         Adjustment(
           Self.allowed, from: .word(seen.to.name, isThere: false),
           to: .word(seen.to.name, isThere: true), scenario: seen.scenario.name,
-          reason: "\(seen.to.name) may help to \(path): \(why)")
+          reason: "\(seen.name(seen.to)) may help to \(path): \(why)")
       ])
     case .trial:
-      return .note("to \(path): trying \(seen.to.name): \(why)", about: "trial")
+      return .note("to \(path): trying \(seen.name(seen.to)): \(why)", about: "trial")
     case .chosen:
       return .note(
-        "congestion control to \(path): \(seen.from.name) -> \(seen.to.name): \(why);"
-          + " \(seen.new.words) with \(seen.to.name)", about: "chosen")
+        "congestion control to \(path): \(seen.name(seen.from)) -> \(seen.name(seen.to)): \(why);"
+          + " \(seen.new.words) with \(seen.name(seen.to))", about: "chosen")
     case .kept:
       return .note(
-        "congestion control to \(path) stays \(seen.from.name): \(seen.old.words);"
-          + " \(seen.new.words) with \(seen.to.name)", about: "kept")
+        "congestion control to \(path) stays \(seen.name(seen.from)): \(seen.old.words);"
+          + " \(seen.new.words) with \(seen.name(seen.to))", about: "kept")
     }
   }
 
