@@ -317,7 +317,7 @@ static __always_inline void consider(struct tcp_conn_path *path, const struct tc
 		record->evidence = 0;
 		report(path, key, net, TCP_CONN_TRIAL, path->chosen, arm, reason);
 		if (dry_run) {
-			record->next_ns = now + HOUR_NS;
+			path->switched_ns = now;
 			return;
 		}
 		path->trial = arm;

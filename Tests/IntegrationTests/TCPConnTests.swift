@@ -79,7 +79,7 @@ final class TCPConnTests: TCPConnTestCase {
 
     XCTAssertTrue(
       advisor.lines.contains { $0.contains("advice: to \(Path.rightAddress.v4): trying bbr") })
-    XCTAssertFalse(advisor.lines.contains { $0.contains("reno -> bbr") })
+    XCTAssertFalse(advisor.lines.contains { $0.contains(": reno -> bbr: ") })
     XCTAssertEqual(allowedInDryRun, allowedBefore)
     XCTAssertEqual(status, 0)
     XCTAssertEqual(second.algorithm, "bbr")
