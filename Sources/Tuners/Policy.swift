@@ -1,4 +1,5 @@
 public import Kernel
+public import State
 
 /// What a tuner is made of: the tunables that it owns, the signals that it
 /// needs, and how it decides.
@@ -52,6 +53,10 @@ public protocol Policy: Sendable {
   /// What to change, or why nothing, for `--verbose`.
   mutating func decide(_ observation: Observation) -> Decision
 
+  /// What a daemon before this one had changed and still holds its value. The
+  /// time is of the kernel's monotonic clock, in nanoseconds.
+  mutating func recall(_ holding: Holding, at time: UInt64)
+
   /// What became of an adjustment, so that the next decision knows.
   mutating func learn(_ adjustment: Adjustment, _ outcome: Outcome)
 }
@@ -66,6 +71,7 @@ extension Policy {
   public var recheck: Duration? { nil }
   public static func survey(_ observation: Observation) throws -> Int64 { 0 }
   public mutating func learn(surveyed sum: Int64, for observation: Observation) {}
+  public mutating func recall(_ holding: Holding, at time: UInt64) {}
   public mutating func learn(_ adjustment: Adjustment, _ outcome: Outcome) {}
 }
 

@@ -1,5 +1,6 @@
 public import Kernel
 public import Logging
+public import State
 
 /// A tuner at work: takes its events off its stream, keeps one policy value a
 /// namespace or one for the machine, and has the namespace carry out what the
@@ -39,19 +40,35 @@ public actor Tuner<P: Policy>: AnyTuner {
 
   public func run(_ events: AsyncStream<KernelEvent>) async {
     await withDiscardingTaskGroup { group in
+      // What has been recalled may have to come down again.
+      for key in states.keys {
+        if let wait = toWait(key) { group.addTask { await self.recheck(key, after: wait) } }
+      }
       for await event in events {
         let key = P.scope == .global ? nil : event.namespace
         await handle(event, key)
         if key == nil, let table { tell(table) }
-        guard let wait = states[key]?.recheck, request != nil, waiting.insert(key).inserted
-        else { continue }
-        group.addTask { await self.recheck(key, after: wait) }
+        if let wait = toWait(key) { group.addTask { await self.recheck(key, after: wait) } }
       }
       group.cancelAll()
     }
   }
 
   public func forget(_ namespace: NamespaceID) { states[namespace] = nil }
+
+  /// For how long, if not somebody waits already.
+  private func toWait(_ key: NamespaceID?) -> Duration? {
+    guard let wait = states[key]?.recheck, request != nil, waiting.insert(key).inserted else {
+      return nil
+    }
+    return wait
+  }
+
+  public func recall(_ holding: Holding) {
+    guard holding.tuner == P.name else { return }
+    let key = P.scope == .global ? nil : holding.namespace
+    states[key, default: makePolicy(learningRate)].recall(holding, at: KernelEvent.now())
+  }
 
   /// Has the kernel report, for a policy that wants to know how things stand.
   private func recheck(_ key: NamespaceID?, after wait: Duration) async {
@@ -121,6 +138,8 @@ extension KernelEvent {
 /// A tuner, whatever its policy.
 public protocol AnyTuner: Actor {
   func run(_ events: AsyncStream<KernelEvent>) async
+  /// What a daemon before this one had changed.
+  func recall(_ holding: Holding)
   /// The namespace is gone: lets go of what was known of it.
   func forget(_ namespace: NamespaceID)
 }
