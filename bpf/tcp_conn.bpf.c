@@ -5,57 +5,16 @@
  * hears what was chosen, and is asked for an algorithm that may not be used yet.
  */
 #include "tcp_conn_choice.h"
+#include "tcp_conn_socket.h"
 
 /* include/uapi/linux/tcp.h */
 #define TCP_THIN_LINEAR_TIMEOUTS 16
 
-/* Round trips below are those of a local network, in microseconds. */
-#define LOCAL_RTT 1000
 /* Connections that are watched ask for these callbacks. */
 #define CALLBACKS (BPF_SOCK_OPS_RTT_CB_FLAG | BPF_SOCK_OPS_RTO_CB_FLAG | \
 		   BPF_SOCK_OPS_STATE_CB_FLAG)
 
 static const struct tcp_conn_path new_path = { .trial = NO_TRIAL };
-
-static __always_inline void read_algorithm(struct tcp_sock *tp, char *name)
-{
-	const struct tcp_congestion_ops *ops = tp->inet_conn.icsk_ca_ops;
-
-	bpf_probe_read_kernel(name, CA_NAME, &ops->name);
-}
-
-static __always_inline bool is_name(const char *a, const char *b)
-{
-	int i;
-
-	for (i = 0; i < CA_NAME; i++) {
-		if (a[i] != b[i])
-			return false;
-		if (!a[i])
-			break;
-	}
-	return true;
-}
-
-static __always_inline __u32 arm_of(const char *name)
-{
-	if (is_name(name, "bbr"))
-		return ARM_BBR;
-	if (is_name(name, "cubic"))
-		return ARM_CUBIC;
-	if (is_name(name, "htcp"))
-		return ARM_HTCP;
-	if (is_name(name, "dctcp"))
-		return ARM_DCTCP;
-	return ARM_OTHER;
-}
-
-/* Whether its algorithm is the application's choice, or the route's. */
-static __always_inline bool is_chosen_by_others(struct tcp_sock *tp)
-{
-	return BPF_CORE_READ_BITFIELD(&tp->inet_conn, icsk_ca_setsockopt) ||
-	       BPF_CORE_READ_BITFIELD(&tp->inet_conn, icsk_ca_dst_locked);
-}
 
 /* Gives the connection an algorithm; false when the kernel refuses. */
 static __always_inline bool move(struct bpf_sock_ops *ctx, struct tcp_conn *conn,
@@ -146,65 +105,44 @@ static __always_inline void watch(struct bpf_sock_ops *ctx, struct bpf_sock *bsk
 
 /*
  * A connection that is not watched: either it has only been established, or it
- * is older than the daemon. Local ones, and those whose application or route
- * has chosen, are left alone.
+ * is older than the daemon.
  */
 static __always_inline void meet(struct bpf_sock_ops *ctx, bool fresh)
 {
 	struct bpf_sock *bsk = ctx->sk;
 	struct dst_entry *dst;
 	struct tcp_sock *tp;
-	struct net *net;
-	struct sock *sk;
 	__u32 rtt = ctx->srtt_us >> 3;
 
 	if (!bsk)
 		return;
 	/* Losses alone make a local path worth watching. */
 	if (rtt && rtt < LOCAL_RTT) {
-		if (!fresh)
-			return;
-		bpf_sock_ops_cb_flags_set(ctx, ctx->bpf_sock_ops_cb_flags |
-					  BPF_SOCK_OPS_RETRANS_CB_FLAG);
+		if (fresh)
+			bpf_sock_ops_cb_flags_set(ctx, ctx->bpf_sock_ops_cb_flags |
+						  BPF_SOCK_OPS_RETRANS_CB_FLAG);
 		return;
 	}
-	tp = bpf_skc_to_tcp_sock(bsk);
-	if (!tp || is_chosen_by_others(tp))
-		return;
-	sk = &tp->inet_conn.icsk_inet.sk;
-	dst = route(sk);
-	if (is_loopback(dst))
-		return;
-	net = sk->__sk_common.skc_net.net;
-	if (is_closed(net_cookie(net), net->ns.inum))
-		return;
-	watch(ctx, bsk, tp, dst, fresh);
+	tp = may_watch(bsk, &dst);
+	if (tp)
+		watch(ctx, bsk, tp, dst, fresh);
 }
 
 /* A local connection sends again: more than a congested network would have it. */
 static __always_inline void sends_again(struct bpf_sock_ops *ctx)
 {
+	__u32 sent = ctx->data_segs_out, again = ctx->total_retrans;
 	struct bpf_sock *bsk = ctx->sk;
 	struct dst_entry *dst;
 	struct tcp_sock *tp;
-	struct net *net;
-	struct sock *sk;
 
-	if (ctx->total_retrans < 32 || ctx->total_retrans * 20 < ctx->data_segs_out || !bsk)
+	if (!bsk || again < 32 || again < (__u64)sent * LOCAL_LOSS / MILLION)
 		return;
 	if (bpf_sk_storage_get(&tcp_conn_sockets, bsk, 0, 0))
 		return;
-	tp = bpf_skc_to_tcp_sock(bsk);
-	if (!tp || is_chosen_by_others(tp))
-		return;
-	sk = &tp->inet_conn.icsk_inet.sk;
-	dst = route(sk);
-	if (is_loopback(dst))
-		return;
-	net = sk->__sk_common.skc_net.net;
-	if (is_closed(net_cookie(net), net->ns.inum))
-		return;
-	watch(ctx, bsk, tp, dst, false);
+	tp = may_watch(bsk, &dst);
+	if (tp)
+		watch(ctx, bsk, tp, dst, false);
 }
 
 /* Counts a round; true where the network was what held the connection back. */

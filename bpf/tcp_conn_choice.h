@@ -28,6 +28,10 @@
 #define MOST_TESTERS 2
 #define HOUR_NS (3600 * NSEC_PER_SEC)
 #define MILLION 1000000U
+/* Microseconds: round trips below are those of a local network, where nothing
+ * is gained; unless so many of a million are lost. */
+#define LOCAL_RTT 1000
+#define LOCAL_LOSS (MILLION / 20)
 
 /* By `enum tcp_conn_arm`. */
 static const char names[ARM_SLOTS][CA_NAME] = {
@@ -130,6 +134,9 @@ static __always_inline __u32 problem(struct tcp_conn_path *path)
 	bool is_lossy;
 
 	if (record->evidence < EVIDENCE_PROBLEM)
+		return REASON_NONE;
+	/* A local path, though a busy machine made it look longer at first. */
+	if (path->min_rtt < LOCAL_RTT && lost < LOCAL_LOSS)
 		return REASON_NONE;
 	if (path->chosen != path->own && path->won &&
 	    score(record, path->min_rtt) < path->won / 3)

@@ -4,6 +4,7 @@
  * namespace that the iterator is read in.
  */
 #include "tcp_conn_choice.h"
+#include "tcp_conn_socket.h"
 
 /* include/uapi/linux/bpf.h, since Linux 6.12 */
 #define TCP_BPF_SOCK_OPS_CB_FLAGS 1008
@@ -22,21 +23,15 @@ struct bpf_iter__tcp {
 	__u32 uid;
 };
 
-/* An established connection to another machine, whose algorithm nobody chose. */
+/* Established, and one that may be watched. */
 static __always_inline struct tcp_sock *connection(struct bpf_iter__tcp *ctx)
 {
 	struct sock_common *common = ctx->sk_common;
-	struct tcp_sock *tp;
+	struct dst_entry *dst;
 
 	if (!common || common->skc_state != TCP_ESTABLISHED)
 		return NULL;
-	tp = bpf_skc_to_tcp_sock(common);
-	if (!tp || is_loopback(route(&tp->inet_conn.icsk_inet.sk)))
-		return NULL;
-	if (BPF_CORE_READ_BITFIELD(&tp->inet_conn, icsk_ca_setsockopt) ||
-	    BPF_CORE_READ_BITFIELD(&tp->inet_conn, icsk_ca_dst_locked))
-		return NULL;
-	return tp;
+	return may_watch(common, &dst);
 }
 
 /* Asks for the callbacks: the first of them begins to watch the connection. */
@@ -78,8 +73,6 @@ int tcp_conn_poll(struct bpf_iter__tcp *ctx)
 	/* Only an arm that has a name, and no need of marks. */
 	if (!path || path->chosen == path->own || path->chosen == ARM_OTHER ||
 	    path->chosen == ARM_DCTCP)
-		return 0;
-	if (is_closed(key.netns_cookie, key.netns_inode))
 		return 0;
 	__builtin_memcpy(name, names[slot(path->chosen)], CA_NAME);
 	bpf_setsockopt(tp, SOL_TCP, TCP_CONGESTION, name, CA_NAME);
