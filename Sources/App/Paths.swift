@@ -46,6 +46,7 @@ private struct PathLine: Encodable {
   }
 
   let namespace: UInt32
+  let namespaceCookie: UInt64
   let path: String
   let original: String
   let chosen: String
@@ -63,6 +64,7 @@ private struct PathLine: Encodable {
 
   init(_ path: TCPConnPath) {
     namespace = path.namespace.inode
+    namespaceCookie = path.namespace.cookie
     self.path = path.path
     original = path.original
     chosen = path.chosen

@@ -87,7 +87,9 @@ private func measure(_ one: Case) async throws -> [Row] {
     // In turns, so that a drift of the machine hits all. What an application
     // has chosen is left alone.
     ours.append(try await run(path, options: []))
-    for name in fixed { theirs[name, default: []].append(try await run(path, options: ["-C", name])) }
+    for name in fixed {
+      theirs[name, default: []].append(try await run(path, options: ["-C", name]))
+    }
     if number == learning - 1 { switches = try await switchesSoFar(path) }
   }
   let later = try await switchesSoFar(path) - switches

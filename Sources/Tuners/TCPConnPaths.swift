@@ -43,9 +43,19 @@ public struct TCPConnPath: Sendable, Equatable {
   public static func all() -> [TCPConnPath]? {
     let maps = BPFMap.all(named: mapName)
     guard !maps.isEmpty else { return nil }
-    return maps.flatMap { $0.entries() }
-      .compactMap { TCPConnPath(key: $0.key, value: $0.value) }
-      .sorted { $0.lastSeen > $1.lastSeen }
+    return living(
+      maps.flatMap { $0.entries() }.compactMap { TCPConnPath(key: $0.key, value: $0.value) })
+  }
+
+  /// The last seen first, without those of a namespace whose number another
+  /// one has by now.
+  static func living(_ paths: [TCPConnPath]) -> [TCPConnPath] {
+    var owners: [UInt32: UInt64] = [:]
+    return paths.sorted { $0.lastSeen > $1.lastSeen }.filter { path in
+      let owner = owners[path.namespace.inode] ?? path.namespace.cookie
+      owners[path.namespace.inode] = owner
+      return owner == path.namespace.cookie
+    }
   }
 
   /// An entry of the map: `struct tcp_conn_key` and `struct tcp_conn_path` in

@@ -1,3 +1,4 @@
+import CShims
 import Foundation
 
 /// A line of `bpftune paths --json`.
@@ -8,6 +9,7 @@ public struct ConnectionPath: Decodable, Sendable {
   }
 
   public let namespace: UInt64
+  public let namespaceCookie: UInt64
   public let path: String
   public let original: String
   public let chosen: String
@@ -25,7 +27,14 @@ public struct ConnectionPath: Decodable, Sendable {
   public static func all(from namespace: TestNamespace) async throws -> [ConnectionPath] {
     let text = try await execute(Products.path("bpftune"), "paths", "--json")
     let inode = namespace.inode
+    // Its number may have been another's a moment ago.
+    let cookie = try await namespace.inside {
+      var cookie: UInt64 = 0
+      return bpftune_netns_cookie(&cookie) == 0 ? cookie : 0
+    }
     return try JSONDecoder().decode([ConnectionPath].self, from: Data(text.utf8))
-      .filter { $0.namespace == inode }
+      .filter {
+        $0.namespace == inode && (cookie == 0 || $0.namespaceCookie == cookie)
+      }
   }
 }
