@@ -80,6 +80,10 @@ let package = Package(
     .executableTarget(
       name: "neighbour-adder", path: "Tests/NeighbourAdder",
       cSettings: [.unsafeFlags(["-Wall", "-Wextra", "-Werror", "-O2"])]),
+    // Sends packets as fast as the kernel takes them.
+    .executableTarget(
+      name: "packet-sender", path: "Tests/PacketSender",
+      cSettings: [.unsafeFlags(["-Wall", "-Wextra", "-Werror", "-O2"])]),
   ],
   swiftLanguageModes: [.v6],
   cLanguageStandard: .gnu11

@@ -33,6 +33,8 @@ struct Hooks: Sendable {
   private(set) var requests: [String: Attached] = [:]
   /// Maps in which programs read what a policy says, by tuner.
   private(set) var tables: [String: BPFMap] = [:]
+  /// How often tuners look by themselves that no hook tells, by tuner.
+  private(set) var looks: [String: Duration] = [:]
   /// No hook tells of new namespaces.
   private(set) var missNamespaces = false
   /// A hook tells of namespaces that end.
@@ -61,6 +63,7 @@ struct Hooks: Sendable {
         guard let hook = attach(signal, source, owner: tuner.name, programs) else { continue }
         families.insert(hook.hook.family)
         watch(hook)
+        if case .poll(let every) = hook.hook.attachment { looks[tuner.name] = every }
       }
       if let name = tuner.tableName { tables[tuner.name] = try programs.map(name, source: source) }
       if let request = tuner.request {

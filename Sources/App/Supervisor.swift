@@ -51,7 +51,8 @@ actor Supervisor: NamespaceProvider {
     tuners = policies.map {
       $0.tuner(
         loop: around.loop, learningRate: learningRate, namespaces: self,
-        request: hooks.requests[$0.name], table: hooks.tables[$0.name], log: around.log)
+        request: hooks.requests[$0.name], lookingEvery: hooks.looks[$0.name],
+        table: hooks.tables[$0.name], log: around.log)
     }
     _ = namespace(around.directory.own)
     await adoptExisting(hooks)

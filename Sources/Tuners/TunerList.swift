@@ -5,6 +5,8 @@ public let tuners: [any Policy.Type] = [
   TCPBuffer.self,
   Neigh.self,
   TCPConn.self,
+  NetBuffer.self,
+  RouteTable.self,
 ]
 
 extension Tunable {
