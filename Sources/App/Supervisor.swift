@@ -226,7 +226,7 @@ actor Supervisor: NamespaceProvider {
       remembered[id] = writes
     }
     namespace.finish()
-    if forGood { around.gates?.forget(id) }
+    if remembered[id] == nil { around.gates?.forget(id) }
     await around.journal.forget(id)
     await around.directory.forget(id)
     for tuner in tuners { await tuner.forget(id) }
