@@ -38,6 +38,12 @@ public protocol Policy: Sendable {
   /// Nil when the event is not one of this policy.
   static func observe(_ event: KernelEvent, freeMemory: Int64) -> Observation?
 
+  /// Whether observations are to be completed.
+  static var readsInside: Bool { get }
+  /// Adds what the event does not carry and is to be read in the namespace that
+  /// it came from, on the thread that is inside.
+  static func complete(_ observation: inout Observation) throws
+
   /// What a survey reads in each namespace, on the thread that is inside.
   static func survey(_ observation: Observation) throws -> Int64
   /// The sum of what a survey has read, before the observation comes again.
@@ -56,6 +62,8 @@ extension Policy {
   public static var adoption: Signal? { nil }
   public static var request: Signal? { nil }
   public var recheck: Duration? { nil }
+  public static var readsInside: Bool { false }
+  public static func complete(_ observation: inout Observation) throws {}
   public static func survey(_ observation: Observation) throws -> Int64 { 0 }
   public mutating func learn(surveyed sum: Int64, for observation: Observation) {}
   public mutating func learn(_ adjustment: Adjustment, _ outcome: Outcome) {}

@@ -15,8 +15,8 @@ public actor Tuner<P: Policy>: AnyTuner {
   private let log: Logger
   /// By namespace; what is about the machine stands under `nil`.
   private var states: [NamespaceID?: P] = [:]
-  /// States whose `recheck` is running.
-  private var waiting: Set<NamespaceID?> = []
+  /// When rechecks of a state are due.
+  private var waiting: [NamespaceID?: Set<ContinuousClock.Instant>] = [:]
   private let request: Attached?
   private let makePolicy: @Sendable (LearningRate) -> P
   private var folder = LogFolder()
@@ -39,9 +39,12 @@ public actor Tuner<P: Policy>: AnyTuner {
       for await event in events {
         let key = P.scope == .global ? nil : event.namespace
         await handle(event, key)
-        guard let wait = states[key]?.recheck, request != nil, waiting.insert(key).inserted
-        else { continue }
-        group.addTask { await self.recheck(key, after: wait) }
+        guard let wait = states[key]?.recheck, request != nil else { continue }
+        let due = ContinuousClock.now + wait
+        // One that comes sooner does as well.
+        guard waiting[key, default: []].allSatisfy({ $0 > due }) else { continue }
+        waiting[key, default: []].insert(due)
+        group.addTask { await self.recheck(key, after: wait, due: due) }
       }
       group.cancelAll()
     }
@@ -50,9 +53,12 @@ public actor Tuner<P: Policy>: AnyTuner {
   public func forget(_ namespace: NamespaceID) { states[namespace] = nil }
 
   /// Has the kernel report, for a policy that wants to know how things stand.
-  private func recheck(_ key: NamespaceID?, after wait: Duration) async {
+  private func recheck(
+    _ key: NamespaceID?, after wait: Duration, due: ContinuousClock.Instant
+  ) async {
     await loop.sleep(for: wait)
-    waiting.remove(key)
+    waiting[key]?.remove(due)
+    if waiting[key]?.isEmpty == true { waiting[key] = nil }
     guard !Task.isCancelled, let request, states[key] != nil else { return }
     do {
       try request.request()
@@ -61,11 +67,23 @@ public actor Tuner<P: Policy>: AnyTuner {
     }
   }
 
+  private func complete(
+    _ seen: P.Observation, _ namespace: NamespaceID
+  ) async -> P.Observation? {
+    guard P.readsInside else { return seen }
+    return await namespaces.read(in: namespace) {
+      var seen = seen
+      try P.complete(&seen)
+      return seen
+    }
+  }
+
   private func handle(_ event: KernelEvent, _ key: NamespaceID?) async {
-    guard let observation = P.observe(event, freeMemory: Memory.free()) else {
+    guard let seen = P.observe(event, freeMemory: Memory.free()) else {
       log.warning("\(P.name): an event of an unknown scenario \(event.scenario), ignoring")
       return
     }
+    guard let observation = await complete(seen, event.namespace) else { return }
     var decision = states[key, default: makePolicy(learningRate)].decide(observation)
     if decision == .survey {
       let sum = await namespaces.survey { try P.survey(observation) }
@@ -124,6 +142,10 @@ public protocol NamespaceProvider: Actor {
   func namespace(_ id: NamespaceID) -> NetworkNamespace
   /// The namespace that the daemon was started in.
   func own() -> NetworkNamespace
+  /// Reads something inside one namespace; nil where that cannot be done.
+  func read<R: Sendable>(
+    in id: NamespaceID, _ body: @Sendable () throws -> R
+  ) async -> R?
   /// Reads a number inside each namespace; their sum. Leaves out those that
   /// have gone.
   func survey(_ read: @Sendable () throws -> Int64) async -> Int64

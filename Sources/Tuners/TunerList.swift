@@ -4,6 +4,8 @@ public import Kernel
 public let tuners: [any Policy.Type] = [
   TCPBuffer.self,
   Neigh.self,
+  UDPBuffer.self,
+  IPFrag.self,
 ]
 
 extension Tunable {

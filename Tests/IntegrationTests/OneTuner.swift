@@ -97,6 +97,11 @@ private actor Namespaces: NamespaceProvider {
 
   func own() -> NetworkNamespace { namespace(around.directory.own) }
   func administratorWroteGlobally(_ write: AdministratorWrite) {}
+  func read<R: Sendable>(
+    in id: NamespaceID, _ body: @Sendable () throws -> R
+  ) async -> R? {
+    try? await around.directory.inside(id, body).get()
+  }
   func survey(_ read: @Sendable () throws -> Int64) async -> Int64 { 1 << 20 }
 
   func stop() async {
