@@ -168,6 +168,8 @@ public struct IPFrag: Policy {
     let since: UInt64
     let before: Counts
     let waiting: Int64
+    /// Nothing has come since that could tell.
+    var isIdle = false
   }
 
   /// What is known of a family in this namespace.
@@ -207,19 +209,24 @@ public struct IPFrag: Policy {
   }
 
   public var recheck: Duration? {
-    if states.values.contains(where: { $0.isOpen || $0.trial != nil }) { return times.look }
+    if states.values.contains(where: { $0.isOpen || $0.trial?.isIdle == false }) {
+      return times.look
+    }
     return states.values.contains { $0.isRaised } ? times.interval : nil
   }
 
   public mutating func learn(_ adjustment: Adjustment, _ outcome: Outcome) {
     for family in Family.allCases where adjustment.tunable == Self.limit(of: family) {
+      guard var state = states[family] else { continue }
       switch outcome {
-      case .applied: states[family]?.current = adjustment.wanted.number
-      case .advised, .refused:
-        states[family]?.trial = nil
+      case .applied: state.current = adjustment.wanted.number
+      case .advised: state.trial = nil
+      case .refused:
+        state.trial = nil
         // What cannot go back is not tried again and again.
-        if case .refused = outcome { states[family]?.current = states[family]?.original ?? 0 }
+        state.current = state.original
       }
+      states[family] = state
     }
   }
 }

@@ -90,6 +90,10 @@ extension IPFrag {
     guard seen.elapsed(since: trial.since) >= times.judge.nanoseconds else {
       return .leave("what the raise brings is not clear yet")
     }
+    guard isRefusing || gained > 0 || left > 0 else {
+      state.trial?.isIdle = true
+      return nil
+    }
     state.trial = nil
     state.isOpen = false
     state.barredUntil = seen.time + state.penalty

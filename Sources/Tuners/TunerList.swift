@@ -6,6 +6,7 @@ public let tuners: [any Policy.Type] = [
   Neigh.self,
   UDPBuffer.self,
   IPFrag.self,
+  Conntrack.self,
 ]
 
 extension Tunable {
