@@ -65,6 +65,8 @@ static __always_inline void dropped(struct sk_buff___ct *skb)
 		return;
 	slot->last_ns = now;
 	__sync_fetch_and_add(&slot->counts[0], 1);
+	if (!is_slot_due(slot, now))
+		return;
 
 	__builtin_memset(&event, 0, sizeof(event));
 	fill_slot_header(&event.header, slot, CONNTRACK_DROP);

@@ -209,6 +209,8 @@ static __always_inline void freed(struct sk_buff___frag *skb)
 		__sync_fetch_and_add(&slot->counts[LAST], 1);
 		__sync_fetch_and_add(&slot->counts[WHOLE], fragment.offset + fragment.length);
 	}
+	if (!is_slot_due(slot, now))
+		return;
 
 	__builtin_memset(&event, 0, sizeof(event));
 	fill_slot_header(&event.header, slot, IP_FRAG_REFUSED);

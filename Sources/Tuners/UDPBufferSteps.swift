@@ -112,14 +112,15 @@ extension UDPBuffer {
   private func growBuffer(_ seen: Observation) -> Decision {
     let tunable = tunable(of: seen)
     let size = size(of: seen)
-    guard seen.limit > 0, size > 0, seen.memoryLimits.count == 3 else {
+    guard size > 0, seen.limit <= Int64(Int32.max), seen.memoryLimits.count == 3 else {
       return .leave("no limit is known")
     }
     guard seen.held < seen.memoryLimits[1] else {
       return .leave("UDP holds \(seen.held) pages, and presses from \(seen.memoryLimits[1]) on")
     }
     // Room for the burst, and half as much again.
-    let lost = seen.bytes > 0 ? seen.bytes : seen.drops * 2048
+    let most = Int64(Int32.max)
+    let lost = seen.bytes > 0 ? min(seen.bytes, most) : min(max(seen.drops, 0), 1 << 20) * 2048
     let need = (seen.limit + lost) * 3 / 2 / (seen.isLocked ? 2 : 1)
     let step = Int64(Double(size) * learningRate.growth(most: 8))
     let ceiling = ceiling(tunable, seen)
