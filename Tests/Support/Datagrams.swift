@@ -1,19 +1,19 @@
 import Foundation
 
-/// A UDP socket over IPv4 of a test's own, made in the namespace of the calling
+/// A UDP socket of a test's own, made in the namespace of the calling
 /// thread.
 public final class DatagramSocket {
   private let fd: Int32
 
   /// `receiveBuffer` is what SO_RCVBUF asks for. Port 0 for any.
-  public init(port: UInt16 = 0, receiveBuffer: Int32? = nil) throws {
-    fd = socket(AF_INET, Int32(SOCK_DGRAM.rawValue) | Int32(SOCK_CLOEXEC.rawValue), 0)
+  public init(port: UInt16 = 0, receiveBuffer: Int32? = nil, family: Int32 = AF_INET) throws {
+    fd = socket(family, Int32(SOCK_DGRAM.rawValue) | Int32(SOCK_CLOEXEC.rawValue), 0)
     guard fd >= 0 else { throw Command.Failure("no socket") }
     var (yes, size) = (Int32(1), receiveBuffer ?? 0)
     setsockopt(fd, SOL_SOCKET, SO_BROADCAST, &yes, 4)
     setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &yes, 4)
     if receiveBuffer != nil { setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &size, 4) }
-    let bound = Self.withAddress("0.0.0.0", port) { bind(fd, $0, $1) }
+    let bound = Self.withAddress(family == AF_INET ? "0.0.0.0" : "::", port) { bind(fd, $0, $1) }
     guard bound == 0 else { throw Command.Failure("cannot bind to port \(port)") }
   }
 
@@ -44,14 +44,23 @@ public final class DatagramSocket {
   private static func withAddress<R>(
     _ text: String, _ port: UInt16, _ body: (UnsafePointer<sockaddr>, socklen_t) -> R
   ) -> R {
-    var address = sockaddr_in()
-    address.sin_family = sa_family_t(AF_INET)
-    address.sin_port = port.bigEndian
-    inet_pton(AF_INET, text, &address.sin_addr)
-    return withUnsafePointer(to: &address) { pointer in
-      pointer.withMemoryRebound(to: sockaddr.self, capacity: 1) {
-        body($0, socklen_t(MemoryLayout<sockaddr_in>.size))
-      }
+    var storage = sockaddr_storage()
+    var (four, six) = (sockaddr_in(), sockaddr_in6())
+    let length: Int
+    if inet_pton(AF_INET, text, &four.sin_addr) == 1 {
+      four.sin_family = sa_family_t(AF_INET)
+      four.sin_port = port.bigEndian
+      length = MemoryLayout.size(ofValue: four)
+      memcpy(&storage, &four, length)
+    } else {
+      inet_pton(AF_INET6, text, &six.sin6_addr)
+      six.sin6_family = sa_family_t(AF_INET6)
+      six.sin6_port = port.bigEndian
+      length = MemoryLayout.size(ofValue: six)
+      memcpy(&storage, &six, length)
+    }
+    return withUnsafePointer(to: &storage) { pointer in
+      pointer.withMemoryRebound(to: sockaddr.self, capacity: 1) { body($0, socklen_t(length)) }
     }
   }
 }

@@ -1,7 +1,7 @@
 import Foundation
 
-/// Sends the first fragments of datagrams that never get any further, from the
-/// namespace of the calling thread.
+/// Sends fragments of datagrams that never become whole, from the namespace of
+/// the calling thread.
 public struct FragmentFlood {
   private let fd: Int32
 
@@ -10,11 +10,14 @@ public struct FragmentFlood {
     guard fd >= 0 else { throw Command.Failure("no raw socket") }
   }
 
-  /// So many, of `size` bytes each, with identifiers of their own.
-  public func send(_ count: Int, to address: String, from source: String, size: Int = 1400) {
+  /// The first fragment of so many datagrams, of `size` bytes each; or of ten
+  /// fragments those with these numbers.
+  public func send(
+    _ count: Int, to address: String, from source: String, size: Int = 1400,
+    fragments: [Int] = [0]
+  ) {
     var packet = [UInt8](repeating: 0, count: 20 + size & ~7)
     packet[0] = 0x45
-    packet[6] = 0x20  // more to come
     packet[8] = 64
     packet[9] = 17
     var name = sockaddr_in()
@@ -27,9 +30,14 @@ public struct FragmentFlood {
     for number in 0..<count {
       packet[4] = UInt8(number >> 8 & 255)
       packet[5] = UInt8(number & 255)
-      _ = withUnsafePointer(to: &name) { pointer in
-        pointer.withMemoryRebound(to: sockaddr.self, capacity: 1) {
-          sendto(fd, packet, packet.count, 0, $0, socklen_t(MemoryLayout<sockaddr_in>.size))
+      for fragment in fragments {
+        let offset = fragment * (size / 8)
+        packet[6] = UInt8(offset >> 8) | (fragment == 9 ? 0 : 0x20)  // more to come
+        packet[7] = UInt8(offset & 255)
+        _ = withUnsafePointer(to: &name) { pointer in
+          pointer.withMemoryRebound(to: sockaddr.self, capacity: 1) {
+            sendto(fd, packet, packet.count, 0, $0, socklen_t(MemoryLayout<sockaddr_in>.size))
+          }
         }
       }
     }
