@@ -149,13 +149,16 @@ static __always_inline struct fqdir *fqdir_of(struct net *net, __u32 family)
 				    BPF_CORE_READ(mine, ipv4.fqdir);
 }
 
-static __always_inline void fill(struct bpftune_event *event, struct net_slot *slot,
-				 struct fqdir *fqdir)
+static __always_inline void fill(struct bpftune_event *event, __u32 family,
+				 struct net_slot *slot, struct fqdir *fqdir)
 {
-	event->values[IP_FRAG_FAMILY] = slot->kind;
+	event->values[IP_FRAG_FAMILY] = family;
 	event->values[IP_FRAG_LIMIT] = BPF_CORE_READ(fqdir, high_thresh);
 	event->values[IP_FRAG_HELD] = BPF_CORE_READ(fqdir, mem.counter);
 	event->values[IP_FRAG_WAITING] = BPF_CORE_READ(fqdir, rhashtable.nelems.counter);
+	/* Nothing was refused lately. */
+	if (!slot)
+		return;
 	event->values[IP_FRAG_REFUSALS] = slot->counts[REFUSALS];
 	event->values[IP_FRAG_FIRST] = slot->counts[FIRST];
 	event->values[IP_FRAG_LAST] = slot->counts[LAST];
@@ -214,7 +217,7 @@ static __always_inline void freed(struct sk_buff___frag *skb)
 
 	__builtin_memset(&event, 0, sizeof(event));
 	fill_slot_header(&event.header, slot, IP_FRAG_REFUSED);
-	fill(&event, slot, fqdir);
+	fill(&event, slot->kind, slot, fqdir);
 	if (!fold_by_family(&event.header, slot->kind, event.values[IP_FRAG_LIMIT]))
 		return;
 	emit(&event, sizeof(event));
@@ -237,28 +240,26 @@ int BPF_PROG(ip_frag_freed_somehow, struct sk_buff___frag *skb)
 	return 0;
 }
 
-/* Run once on behalf of the daemon: reports where fragments were refused. */
+static __always_inline void report(struct net *net, __u32 family)
+{
+	struct net_slot *slot = net_slot_known(net, family);
+	struct fqdir *fqdir = fqdir_of(net, family);
+	struct bpftune_event event;
+
+	if (!fqdir)
+		return;
+	__builtin_memset(&event, 0, sizeof(event));
+	fill_header(&event.header, net, IP_FRAG_LOOK);
+	fill(&event, family, slot, fqdir);
+	emit(&event, sizeof(event));
+}
+
+/* Run inside a namespace on behalf of the daemon: reports how it stands. */
 SEC("raw_tp/sys_enter")
 int ip_frag_report(void *ctx)
 {
-	struct bpftune_event event;
-	struct net_slot *slot;
-	struct fqdir *fqdir;
-	__u32 index, at;
-
-	for (index = 0; index < NET_SLOTS; index++) {
-		at = index;
-		slot = bpf_map_lookup_elem(&net_slots, &at);
-		if (!slot || !slot->last_ns || !is_slot_alive(slot))
-			continue;
-		fqdir = fqdir_of(slot->net, slot->kind);
-		if (!fqdir)
-			continue;
-		__builtin_memset(&event, 0, sizeof(event));
-		fill_slot_header(&event.header, slot, IP_FRAG_LOOK);
-		fill(&event, slot, fqdir);
-		emit(&event, sizeof(event));
-	}
+	report(current_net(), AF_INET);
+	report(current_net(), AF_INET6);
 	return 0;
 }
 

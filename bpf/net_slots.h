@@ -40,6 +40,27 @@ static __always_inline bool is_slot_alive(struct net_slot *slot)
 	       net_cookie(net) == slot->cookie;
 }
 
+static __always_inline __u32 net_slot_index(__u32 inode, __u32 kind, __u32 try)
+{
+	return ((inode + kind) * 0x9e3779b1 >> 16 ^ try) % NET_SLOTS;
+}
+
+/* The slot that the namespace has already. */
+static __always_inline struct net_slot *net_slot_known(struct net *net, __u32 kind)
+{
+	__u32 inode = BPF_CORE_READ(net, ns.inum), index, try;
+	__u64 cookie = net_cookie(net);
+	struct net_slot *slot;
+
+	for (try = 0; try < NET_SLOT_TRIES; try++) {
+		index = net_slot_index(inode, kind, try);
+		slot = bpf_map_lookup_elem(&net_slots, &index);
+		if (slot && slot->inode == inode && slot->kind == kind && slot->cookie == cookie)
+			return slot;
+	}
+	return NULL;
+}
+
 /* `net` comes from a tracepoint: the kernel knows its type, and no helper is needed. */
 static __always_inline struct net_slot *net_slot_of(struct net *net, __u32 kind, __u64 now)
 {
@@ -48,7 +69,7 @@ static __always_inline struct net_slot *net_slot_of(struct net *net, __u32 kind,
 	struct net_slot *slot, *free = NULL;
 
 	for (try = 0; try < NET_SLOT_TRIES; try++) {
-		index = ((inode + kind) * 0x9e3779b1 >> 16 ^ try) % NET_SLOTS;
+		index = net_slot_index(inode, kind, try);
 		slot = bpf_map_lookup_elem(&net_slots, &index);
 		if (!slot)
 			return NULL;

@@ -6,15 +6,15 @@ import Tuners
 /// and a `NetworkNamespace` for each namespace, spawned when it appears and
 /// torn down when it goes.
 actor Supervisor: NamespaceProvider {
-  private let around: NetworkNamespace.Surroundings
+  let around: NetworkNamespace.Surroundings
   private let learningRate: LearningRate
-  private let policies: [any Policy.Type]
+  let policies: [any Policy.Type]
   nonisolated var unownedExecutor: UnownedSerialExecutor {
     around.loop.asUnownedSerialExecutor()
   }
 
-  private var namespaces: [NamespaceID: NetworkNamespace] = [:]
-  private var tuners: [any AnyTuner] = []
+  private(set) var namespaces: [NamespaceID: NetworkNamespace] = [:]
+  private(set) var tuners: [any AnyTuner] = []
   /// Unbounded, since what is in it exists already.
   private let spawned: AsyncStream<NetworkNamespace>
   private let spawn: AsyncStream<NetworkNamespace>.Continuation
@@ -55,6 +55,8 @@ actor Supervisor: NamespaceProvider {
     }
     _ = namespace(around.directory.own)
     await adoptExisting(hooks)
+    await takeUp()
+    await startWarm()
     ready()
 
     await withDiscardingTaskGroup { group in
@@ -140,6 +142,12 @@ actor Supervisor: NamespaceProvider {
   func administratorWroteGlobally(_ write: AdministratorWrite) {
     everywhere[write.tuner] = everywhere[write.tuner] ?? write
     for namespace in namespaces.values { namespace.administratorWrote(write) }
+  }
+
+  /// The same of one that an earlier daemon has seen.
+  func recallGlobally(_ write: AdministratorWrite) async {
+    everywhere[write.tuner] = everywhere[write.tuner] ?? write
+    for namespace in namespaces.values { await namespace.recall(write) }
   }
 
   // MARK: Namespaces come and go

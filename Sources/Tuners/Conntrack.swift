@@ -1,4 +1,5 @@
 public import Kernel
+public import State
 
 /// conntrack: grows netfilter's table of connections when it refuses new ones,
 /// and the hash table below it.
@@ -181,5 +182,13 @@ public struct Conntrack: Policy {
     case .refused(.stale), .refused(.administrator): raised[tunable] = nil
     case .advised, .refused: break
     }
+  }
+
+  public mutating func recall(_ holding: Holding, at time: UInt64) {
+    guard let original = holding.original.maximum, let written = holding.written.maximum else {
+      return
+    }
+    raised[holding.tunable] = Raised(original: original, current: written)
+    needed = time
   }
 }

@@ -1,4 +1,5 @@
 public import Kernel
+public import State
 
 /// ip-frag: gives fragments more memory to wait in for the rest of their
 /// datagrams, where those that are refused would have made whole ones.
@@ -228,5 +229,15 @@ public struct IPFrag: Policy {
       }
       states[family] = state
     }
+  }
+
+  public mutating func recall(_ holding: Holding, at time: UInt64) {
+    guard let family = Family.allCases.first(where: { Self.limit(of: $0) == holding.tunable }),
+      let original = holding.original.maximum, let written = holding.written.maximum
+    else { return }
+    let nothing = Counts(refusals: 0, first: 0, last: 0, bytes: 0, whole: 0, completed: 0)
+    states[family] = State(
+      original: original, current: written, base: nothing, since: time, lastRefusals: 0,
+      needed: time, penalty: times.penalty.nanoseconds, isOpen: false)
   }
 }

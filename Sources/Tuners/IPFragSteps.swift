@@ -6,6 +6,9 @@ extension IPFrag {
     guard seen.limit > 0, seen.limit <= Int64(Int32.max) else {
       return .leave("fragments are not put together here")
     }
+    guard seen.scenario == .refused || states[seen.family] != nil else {
+      return .leave("nothing is refused")
+    }
     var state =
       states[seen.family]
       ?? State(
@@ -13,6 +16,11 @@ extension IPFrag {
         lastRefusals: seen.counts.refusals - 1, penalty: times.penalty.nanoseconds)
     if !state.isRaised { state.original = seen.limit }
     defer { states[seen.family] = state }
+    // Counted from the beginning again, since nothing was refused for long.
+    if seen.counts.refusals < state.base.refusals {
+      state.base = seen.counts
+      state.lastRefusals = 0
+    }
     let isRefusing = seen.counts.refusals > state.lastRefusals
     state.lastRefusals = seen.counts.refusals
     if let trial = state.trial, let decision = judge(trial, &state, seen, isRefusing) {
@@ -45,7 +53,8 @@ extension IPFrag {
       state.isOpen = false
       return .hold(
         "\(title), and there is no more room for them: what is refused makes no whole datagrams"
-          + " (\(refused.first) first fragments, \(refused.last) last ones; a flood looks like this)",
+          + " (\(refused.first) first fragments, \(refused.last) last ones;"
+          + " a flood looks like this)",
         about: "flood \(seen.family)")
     }
     let ceiling = min(Self.most, seen.freeMemory / 64)

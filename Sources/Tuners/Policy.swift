@@ -1,4 +1,5 @@
 public import Kernel
+public import State
 
 /// What a tuner is made of: the tunables that it owns, the signals that it
 /// needs, and how it decides.
@@ -26,7 +27,8 @@ public protocol Policy: Sendable {
   /// daemon starts, for sockets older than it.
   static var adoption: Signal? { get }
 
-  /// A program that reports on request how things stand, by events as others.
+  /// A program that reports on request how things stand, by events as others;
+  /// run inside the namespace that the state is about.
   static var request: Signal? { get }
 
   init(learningRate: LearningRate)
@@ -52,6 +54,10 @@ public protocol Policy: Sendable {
   /// What to change, or why nothing, for `--verbose`.
   mutating func decide(_ observation: Observation) -> Decision
 
+  /// What a daemon before this one had changed and still holds its value. The
+  /// time is of the kernel's monotonic clock, in nanoseconds.
+  mutating func recall(_ holding: Holding, at time: UInt64)
+
   /// What became of an adjustment, so that the next decision knows.
   mutating func learn(_ adjustment: Adjustment, _ outcome: Outcome)
 }
@@ -66,6 +72,7 @@ extension Policy {
   public static func complete(_ observation: inout Observation) throws {}
   public static func survey(_ observation: Observation) throws -> Int64 { 0 }
   public mutating func learn(surveyed sum: Int64, for observation: Observation) {}
+  public mutating func recall(_ holding: Holding, at time: UInt64) {}
   public mutating func learn(_ adjustment: Adjustment, _ outcome: Outcome) {}
 }
 

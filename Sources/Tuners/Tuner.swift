@@ -1,5 +1,6 @@
 public import Kernel
 public import Logging
+public import State
 
 /// A tuner at work: takes its events off its stream, keeps one policy value a
 /// namespace or one for the machine, and has the namespace carry out what the
@@ -36,21 +37,33 @@ public actor Tuner<P: Policy>: AnyTuner {
 
   public func run(_ events: AsyncStream<KernelEvent>) async {
     await withDiscardingTaskGroup { group in
+      // What has been recalled may have to come down again.
+      for key in states.keys { waitAgain(key, &group) }
       for await event in events {
         let key = P.scope == .global ? nil : event.namespace
         await handle(event, key)
-        guard let wait = states[key]?.recheck, request != nil else { continue }
-        let due = ContinuousClock.now + wait
-        // One that comes sooner does as well.
-        guard waiting[key, default: []].allSatisfy({ $0 > due }) else { continue }
-        waiting[key, default: []].insert(due)
-        group.addTask { await self.recheck(key, after: wait, due: due) }
+        waitAgain(key, &group)
       }
       group.cancelAll()
     }
   }
 
   public func forget(_ namespace: NamespaceID) { states[namespace] = nil }
+
+  /// Has a state rechecked when it wishes, if it is not going to be sooner.
+  private func waitAgain(_ key: NamespaceID?, _ group: inout DiscardingTaskGroup) {
+    guard let wait = states[key]?.recheck, request != nil else { return }
+    let due = ContinuousClock.now + wait
+    guard waiting[key, default: []].allSatisfy({ $0 > due }) else { return }
+    waiting[key, default: []].insert(due)
+    group.addTask { await self.recheck(key, after: wait, due: due) }
+  }
+
+  public func recall(_ holding: Holding) {
+    guard holding.tuner == P.name else { return }
+    let key = P.scope == .global ? nil : holding.namespace
+    states[key, default: makePolicy(learningRate)].recall(holding, at: KernelEvent.now())
+  }
 
   /// Has the kernel report, for a policy that wants to know how things stand.
   private func recheck(
@@ -61,7 +74,12 @@ public actor Tuner<P: Policy>: AnyTuner {
     if waiting[key]?.isEmpty == true { waiting[key] = nil }
     guard !Task.isCancelled, let request, states[key] != nil else { return }
     do {
-      try request.request()
+      if let key {
+        // What is about one namespace is reported from inside.
+        _ = await namespaces.read(in: key) { try request.request() }
+      } else {
+        try request.request()
+      }
     } catch {
       log.error("\(P.name): \(error)")
     }
@@ -121,6 +139,8 @@ extension KernelEvent {
 /// A tuner, whatever its policy.
 public protocol AnyTuner: Actor {
   func run(_ events: AsyncStream<KernelEvent>) async
+  /// What a daemon before this one had changed.
+  func recall(_ holding: Holding)
   /// The namespace is gone: lets go of what was known of it.
   func forget(_ namespace: NamespaceID)
 }

@@ -1,4 +1,4 @@
-public import Kernel
+import Kernel
 
 /// The tuners of this executable. A new one is added here, and nowhere else.
 public let tuners: [any Policy.Type] = [
@@ -11,7 +11,7 @@ public let tuners: [any Policy.Type] = [
 
 extension Tunable {
   /// The tuners that change it.
-  var owners: Set<String> {
+  public var owners: Set<String> {
     Set(tuners.filter { type in type.tunables.contains(self) }.map { $0.name })
   }
 }

@@ -1,4 +1,5 @@
 public import Kernel
+public import State
 
 /// udp-buffer: raises the size of UDP receive buffers where a reader keeps up,
 /// but bursts do not fit; and the memory of all of UDP where that is what
@@ -232,6 +233,12 @@ public struct UDPBuffer: Policy {
     case .refused(.administrator): raised[tunable] = nil
     case .advised, .refused: break
     }
+  }
+
+  public mutating func recall(_ holding: Holding, at time: UInt64) {
+    raised[holding.tunable] = Raised(
+      original: holding.original, current: holding.written, needed: time,
+      hold: times.quiet.nanoseconds)
   }
 
   mutating func note(_ verdict: Verdict) {

@@ -86,7 +86,8 @@ extension UDPBuffer {
     case .beyondReach, .done:
       guard seen.scenario != .memory else { return .leave("UDP has had more memory just now") }
       guard !seen.isLocked || seen.limit / 2 < raised[Self.largest]?.current.maximum ?? 0 else {
-        return .leave("port \(seen.port) has chosen its buffer of \(Words.bytes(seen.limit)) itself")
+        return .leave(
+          "port \(seen.port) has chosen its buffer of \(Words.bytes(seen.limit)) itself")
       }
       return .hold(
         "\(port) still drops: its socket keeps \(Words.bytes(seen.limit)) until its program"
@@ -171,8 +172,9 @@ extension UDPBuffer {
       let down = back { $0 != Self.memory }
       guard down.isEmpty else { return .adjust(down) }
       return .hold(
-        "UDP holds \(seen.held) of \(limits[2]) pages, and \(Self.memory.name) is not raised: memory"
-          + " (\(Words.bytes(seen.freeMemory)) free) is for no more than \(min(room, first * Self.mostMemory))",
+        "UDP holds \(seen.held) of \(limits[2]) pages, and \(Self.memory.name) is not raised:"
+          + " \(min(room, first * Self.mostMemory)) is the most, with"
+          + " \(Words.bytes(seen.freeMemory)) free",
         about: Self.memory.name)
     }
     func scaled(_ pages: Int64) -> Int64 { max(pages, pages * wanted / limits[2]) }
@@ -183,8 +185,8 @@ extension UDPBuffer {
         to: .whole(
           .triple(minimum: scaled(limits[0]), initial: scaled(limits[1]), maximum: wanted)),
         scenario: "need to increase memory of UDP",
-        reason: "\(seen.drops) datagrams to port \(seen.port) (\(seen.namespace)), whose program reads"
-          + " them, found no memory: UDP may hold \(limits[2]) pages")
+        reason: "\(seen.drops) datagrams to port \(seen.port) (\(seen.namespace)), whose program"
+          + " reads them, found no memory: UDP may hold \(limits[2]) pages")
     ])
   }
 

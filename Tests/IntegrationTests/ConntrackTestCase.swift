@@ -37,7 +37,8 @@ class ConntrackTestCase: IntegrationTestCase {
   static func namespace(_ label: String, _ rule: String) async throws -> TestNamespace {
     let namespace = try await TestNamespace(label)
     try await execute(
-      "nft", "add table ip t; add chain ip t o { type filter hook output priority 0; };"
+      "nft",
+      "add table ip t; add chain ip t o { type filter hook output priority 0; };"
         + " add rule ip t o \(rule)", netns: namespace.name)
     return namespace
   }

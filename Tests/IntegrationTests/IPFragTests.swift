@@ -21,7 +21,8 @@ final class IPFragTests: IPFragTestCase {
     try await daemon.stop()
     await link.delete()
     if with.suffix(5).min() != 10 { print(daemon.lines.suffix(40).joined(separator: "\n")) }
-    print("ip-frag: of 5 and 10 each: \(without) without, \(with) with the daemon; \(fails) refused")
+    print(
+      "ip-frag: of 5 and 10 each: \(without) without, \(with) with the daemon; \(fails) refused")
     XCTAssertEqual(without.reduce(0, +), 0)
     XCTAssertGreaterThanOrEqual(with.reduce(0, +), 90)
     XCTAssertEqual(with.suffix(5).min(), 10)

@@ -4,13 +4,13 @@ import XCTest
 /// What the tests of robustness see the daemon tune.
 extension IntegrationTestCase {
   /// `tcp_wmem[2]` on the left of a limited path.
-  static let limit = 65536
+  static let sendLimit = 65536
 
   /// A path whose left side is held back by a small send buffer.
   func limitedPath() async throws -> Path {
     let path = try await Path(delay: 10)
     try await path.setLargeBuffers()
-    try await path.left.set(Self.wmem, "4096 16384 \(Self.limit)")
+    try await path.left.set(Self.wmem, "4096 16384 \(Self.sendLimit)")
     return path
   }
 
@@ -22,7 +22,7 @@ extension IntegrationTestCase {
     _ = try await Iperf.run(from: path.left, to: Path.rightAddress.v4, seconds: seconds)
     let maximum = try await path.left.maximum(Self.wmem)
     server.signal(SIGTERM)
-    XCTAssertGreaterThan(maximum, Self.limit, file: file, line: line)
+    XCTAssertGreaterThan(maximum, Self.sendLimit, file: file, line: line)
   }
 
   func assertNoComplaint(

@@ -20,7 +20,8 @@ final class OneTuner<P: Policy>: Sendable {
   let lines: Lines
 
   init(
-    allowing risks: Set<Risk> = [], surveyed: Int64 = 1 << 20, _ makePolicy: @escaping @Sendable (LearningRate) -> P
+    allowing risks: Set<Risk> = [], surveyed: Int64 = 1 << 20,
+    _ makePolicy: @escaping @Sendable (LearningRate) -> P
   ) async throws {
     place = try await DaemonsPlace()
     let loop = try KernelLoop()
@@ -35,7 +36,8 @@ final class OneTuner<P: Policy>: Sendable {
     let request = P.request.flatMap { programs.attach($0, source: Self.source).1 }
     let provider = Namespaces(
       NetworkNamespace.Surroundings(
-        loop: loop, directory: directory, journal: Journal(loop: loop), dryRun: false,
+        loop: loop, directory: directory,
+        journal: Journal(loop: loop, own: directory.own, log: log), dryRun: false,
         allowedRisks: risks, log: log), surveyed: surveyed)
     let tuner = Tuner(
       P.self, loop: loop, learningRate: .standard, namespaces: provider, request: request,

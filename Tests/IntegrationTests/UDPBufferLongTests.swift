@@ -38,7 +38,8 @@ final class UDPBufferLongTests: UDPBufferTestCase {
       "ip", "link", "add", "v0", "type", "veth", "peer", "name", "v1", "netns", far.name ?? "",
       netns: near.name)
     for (namespace, device, address) in [(near, "v0", "10.9.0.1/24"), (far, "v1", "10.9.0.2/24")] {
-      try await execute("ip", "addr", "add", address, "brd", "+", "dev", device, netns: namespace.name)
+      try await execute(
+        "ip", "addr", "add", address, "brd", "+", "dev", device, netns: namespace.name)
       try await execute("ip", "link", "set", device, "up", netns: namespace.name)
     }
     let daemon = try await daemon()

@@ -11,7 +11,8 @@ final class ConntrackPolicyTests: XCTestCase {
 
   private func seen(
     _ scenario: Conntrack.Scenario = .drop, count: Int64 = 65536, limit: Int64 = 65536,
-    buckets: Int64 = 16384, refused: Int64 = 0, evicted: Int64 = 0, in namespace: NamespaceID? = nil,
+    buckets: Int64 = 16384, refused: Int64 = 0, evicted: Int64 = 0,
+    in namespace: NamespaceID? = nil,
     free: Int64 = 20 * gibibyte, at seconds: Double = 1000
   ) -> Conntrack.Observation {
     Conntrack.Observation(

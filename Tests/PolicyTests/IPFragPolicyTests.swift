@@ -119,7 +119,10 @@ final class IPFragPolicyTests: XCTestCase {
     for second in 60..<400 {
       number += 100
       if let new = apply(
-        &policy, seen(.refused, refused: number, limit: limit, waiting: limit / 10_000, at: 1000 + Double(second)))
+        &policy,
+        seen(
+          .refused, refused: number, limit: limit, waiting: limit / 10_000,
+          at: 1000 + Double(second)))
       {
         if new > limit { times.append(second) }
         limit = new

@@ -57,14 +57,20 @@ public final class TestNamespace: Sendable {
   public func inside<R: Sendable>(_ body: @escaping @Sendable () -> R) async throws -> R {
     try await withCheckedThrowingContinuation { continuation in
       Thread.detachNewThread { [name] in
+        let home = open("/proc/thread-self/ns/net", O_RDONLY | O_CLOEXEC)
+        defer { close(home) }
         if let name {
           let fd = open("/run/netns/\(name)", O_RDONLY | O_CLOEXEC)
           defer { close(fd) }
-          guard fd >= 0, bpftune_netns_enter(fd) == 0 else {
+          guard home >= 0, fd >= 0, bpftune_netns_enter(fd) == 0 else {
             return continuation.resume(throwing: Command.Failure("cannot enter \(name)"))
           }
         }
-        continuation.resume(returning: body())
+        let result = body()
+        // Whoever is woken may be given a new thread, made by this one: in the
+        // namespace that this one is in.
+        guard bpftune_netns_enter(home) == 0 else { fatalError("cannot leave \(name ?? "")") }
+        continuation.resume(returning: result)
       }
     }
   }
