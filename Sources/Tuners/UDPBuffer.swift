@@ -189,6 +189,9 @@ public struct UDPBuffer: Policy {
   /// Which socket an adjustment is for that is under way.
   var adjusting: (socket: Int64, time: UInt64)?
 
+  /// What was said of sockets in this minute.
+  var said: (since: UInt64, about: Set<String>) = (0, [])
+
   static let mostCandidates = 64
   /// Bytes: the most that every new socket gets, and the most that one may ask for.
   static let mostInitial: Int64 = 8 << 20

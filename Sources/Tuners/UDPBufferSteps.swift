@@ -72,29 +72,37 @@ extension UDPBuffer {
   }
 
   /// Why nothing changes for this socket.
-  private func words(_ verdict: Verdict, _ seen: Observation) -> Decision {
+  private mutating func words(_ verdict: Verdict, _ seen: Observation) -> Decision {
     let port = "port \(seen.port) (\(seen.namespace))"
-    let about = "\(verdict) \(seen.port)"
+    let about = "\(verdict) \(port)"
     switch verdict {
     case .broadcast:
-      return .hold("\(port) drops broadcasts: a storm, for which no buffer is made", about: about)
+      return say("\(port) drops broadcasts: a storm, for which no buffer is made", about, seen)
     case .slow:
-      return .hold(
+      return say(
         "\(port) drops since its program does not read, or reads too slowly: its queue of"
           + " \(Words.bytes(seen.limit)) does not run empty, and a larger one would fill as well",
-        about: about)
+        about, seen)
     case .beyondReach, .done:
       guard seen.scenario != .memory else { return .leave("UDP has had more memory just now") }
       guard !seen.isLocked || seen.limit / 2 < raised[Self.largest]?.current.maximum ?? 0 else {
         return .leave(
           "port \(seen.port) has chosen its buffer of \(Words.bytes(seen.limit)) itself")
       }
-      return .hold(
+      return say(
         "\(port) still drops: its socket keeps \(Words.bytes(seen.limit)) until its program"
           + " opens it anew",
-        about: about)
+        about, seen)
     case .bounded: return .leave("port \(seen.port): there may be no more")
     }
+  }
+
+  /// For the log, but of ten sockets in a minute at most: anybody can make more.
+  private mutating func say(_ text: String, _ about: String, _ seen: Observation) -> Decision {
+    if seen.elapsed(since: said.since) >= 60_000_000_000 { said = (seen.time, []) }
+    guard said.about.contains(about) || said.about.count < 10 else { return .leave(text) }
+    said.about.insert(about)
+    return .hold(text, about: about)
   }
 
   // MARK: Growing

@@ -73,9 +73,9 @@ final class UDPBufferLongTests: UDPBufferTestCase {
     try await TestNamespace.initial.set(Self.names[0], "4194304")
     // Each processor takes up to 1 MiB in advance.
     try await TestNamespace.initial.set(Self.names[2], "100 200 400")
-    let without = try await jobs(10, burst: 4000, in: namespace)
+    let without = try await jobs(10, burst: 3000, in: namespace)
     let daemon = try await daemon()
-    let with = try await jobs(10, burst: 4000, in: namespace)
+    let with = try await jobs(10, burst: 3000, in: namespace)
     let memory = try await value(2)
     try await daemon.stop()
     await namespace.delete()

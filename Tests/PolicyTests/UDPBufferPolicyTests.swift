@@ -156,6 +156,18 @@ final class UDPBufferPolicyTests: XCTestCase {
     XCTAssertLessThanOrEqual(policy.candidates.count, UDPBuffer.mostCandidates)
   }
 
+  func testManySleepersDoNotFillTheLog() throws {
+    var policy = try policy()
+    var held = 0
+    for socket in 1...60 {
+      _ = policy.decide(seen(.full, socket: Int64(socket)))
+      var look = seen(.look, socket: Int64(socket), queued: 212_000, at: 1003)
+      look.port = Int64(socket)
+      if isHeld(policy.decide(look)) { held += 1 }
+    }
+    XCTAssertEqual(held, 10)
+  }
+
   // MARK: The memory of UDP
 
   func testMemoryGrowsInProportionAndIsBounded() throws {
