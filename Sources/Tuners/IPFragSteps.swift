@@ -39,7 +39,8 @@ extension IPFrag {
       state.since = seen.time
       state.isOpen = true
     }
-    let title = "\(Words.bytes(seen.held)) of \(Words.bytes(seen.limit)) are held by fragments of"
+    let title =
+      "\(Words.bytes(seen.held)) of \(Words.bytes(seen.limit)) are held by fragments of"
       + " \(seen.waiting) datagrams that are not complete"
     guard seen.time >= state.barredUntil else {
       state.isOpen = false

@@ -10,9 +10,11 @@ final class UDPBufferTests: UDPBufferTestCase {
 
   func testBurstsThatTheDefaultHasNoRoomFor() async throws {
     let namespace = try await TestNamespace("burst")
-    let without = try await jobs(12, burst: 1500, in: namespace)
+    // A guest is slower to look at the first one.
+    let count = Guest.isHere ? 40 : 12
+    let without = try await jobs(count, burst: 1500, in: namespace)
     let daemon = try await daemon()
-    let with = try await jobs(12, burst: 1500, in: namespace)
+    let with = try await jobs(count, burst: 1500, in: namespace)
     let raised = try await value(0)
     try await daemon.stop()
     await namespace.delete()
