@@ -166,7 +166,7 @@ public struct IPFrag: Policy {
   struct Trial {
     /// Bytes that fragments might hold before.
     let from: Int64
-    let since: UInt64
+    var since: UInt64
     let before: Counts
     let waiting: Int64
     /// Nothing has come since that could tell.
@@ -220,7 +220,10 @@ public struct IPFrag: Policy {
     for family in Family.allCases where adjustment.tunable == Self.limit(of: family) {
       guard var state = states[family] else { continue }
       switch outcome {
-      case .applied: state.current = adjustment.wanted.number
+      case .applied(_, _, let time):
+        state.current = adjustment.wanted.number
+        // It has an effect from now on.
+        if let trial = state.trial { state.trial?.since = max(trial.since, time) }
       case .advised: state.trial = nil
       case .refused:
         state.trial = nil

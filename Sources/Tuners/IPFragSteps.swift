@@ -21,7 +21,9 @@ extension IPFrag {
       state.base = seen.counts
       state.lastRefusals = 0
     }
-    let isRefusing = seen.counts.refusals > state.lastRefusals
+    // What was refused before a raise took effect is over.
+    let isRefusing =
+      seen.counts.refusals > state.lastRefusals && seen.held >= seen.limit / 2
     state.lastRefusals = seen.counts.refusals
     if let trial = state.trial, let decision = judge(trial, &state, seen, isRefusing) {
       return decision
@@ -100,7 +102,8 @@ extension IPFrag {
     guard seen.elapsed(since: trial.since) >= times.judge.nanoseconds else {
       return .leave("what the raise brings is not clear yet")
     }
-    guard isRefusing || gained > 0 || left > 0 else {
+    // Until the room is used up again, nothing speaks against it.
+    guard isRefusing || gained > 0 || left > 0, seen.held >= seen.limit / 2 else {
       state.trial?.isIdle = true
       return nil
     }

@@ -140,6 +140,20 @@ final class IPFragPolicyTests: XCTestCase {
     XCTAssertEqual(policy.recheck, .seconds(60))
   }
 
+  /// What was refused while the raise was under way says nothing of it.
+  func testASlowMachineJudgesByWhatComesAfterTheRaise() throws {
+    var policy = try policy()
+    _ = policy.decide(seen())
+    _ = apply(&policy, seen(.look, refused: 20, at: 1000.1))
+    XCTAssertNil(
+      apply(&policy, seen(.look, refused: 30, limit: 16 << 20, held: 4 << 20, at: 1002)))
+    XCTAssertEqual(
+      apply(
+        &policy,
+        seen(.refused, refused: 60, limit: 16 << 20, waiting: 101, completed: 90, at: 1003)),
+      64 << 20)
+  }
+
   func testGoesBackAfterTenQuietMinutes() throws {
     var policy = try policy()
     _ = policy.decide(seen())
