@@ -115,6 +115,19 @@ actor Supervisor: NamespaceProvider {
 
   func own() -> NetworkNamespace { namespace(around.directory.own) }
 
+  func read<R: Sendable>(
+    in id: NamespaceID, _ body: @Sendable () throws -> R
+  ) async -> R? {
+    do {
+      return try await around.directory.inside(id, body).get()
+    } catch NamespaceDirectory.Failure.gone {
+      return nil
+    } catch {
+      around.log.warning("\(id): \(error)")
+      return nil
+    }
+  }
+
   func survey(_ read: @Sendable () throws -> Int64) async -> Int64 {
     var sum: Int64 = 0
     for id in namespaces.keys {

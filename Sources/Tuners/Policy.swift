@@ -27,7 +27,8 @@ public protocol Policy: Sendable {
   /// daemon starts, for sockets older than it.
   static var adoption: Signal? { get }
 
-  /// A program that reports on request how things stand, by events as others.
+  /// A program that reports on request how things stand, by events as others;
+  /// run inside the namespace that the state is about.
   static var request: Signal? { get }
 
   /// The array map, with one entry, in which its BPF programs read `table`.
@@ -51,6 +52,12 @@ public protocol Policy: Sendable {
 
   /// Nil when the event is not one of this policy.
   static func observe(_ event: KernelEvent, freeMemory: Int64) -> Observation?
+
+  /// Whether observations are to be completed.
+  static var readsInside: Bool { get }
+  /// Adds what the event does not carry and is to be read in the namespace that
+  /// it came from, on the thread that is inside.
+  static func complete(_ observation: inout Observation) throws
 
   /// What a survey reads in each namespace, on the thread that is inside.
   static func survey(_ observation: Observation) throws -> Int64
@@ -78,6 +85,8 @@ extension Policy {
   public static var looks: Bool { false }
   public static func look() throws -> Observation { throw LooksAtNothing() }
   public var recheck: Duration? { nil }
+  public static var readsInside: Bool { false }
+  public static func complete(_ observation: inout Observation) throws {}
   public static func survey(_ observation: Observation) throws -> Int64 { 0 }
   public mutating func learn(surveyed sum: Int64, for observation: Observation) {}
   public mutating func recall(_ holding: Holding, at time: UInt64) {}

@@ -54,10 +54,11 @@ public actor Tuner<P: Policy>: AnyTuner {
       if let interval { group.addTask { await self.poll(every: interval) } }
       for await event in events {
         let key = P.scope == .global ? nil : event.namespace
-        guard let observation = P.observe(event, freeMemory: Memory.free()) else {
+        guard let seen = P.observe(event, freeMemory: Memory.free()) else {
           log.warning("\(P.name): an event of an unknown scenario \(event.scenario), ignoring")
           continue
         }
+        guard let observation = await complete(seen, event.namespace) else { continue }
         await handle(
           observation, key, from: event.namespace, at: event.time, note: event.foldedNote)
         if key == nil, let table { tell(table) }
@@ -100,18 +101,22 @@ public actor Tuner<P: Policy>: AnyTuner {
       guard !Task.isCancelled, due[key] == time else { return }
       due[key] = nil
       guard states[key] != nil else { return }
-      // What a request has to tell comes as an event, and that arranges the next.
-      guard P.looks else { return ask() }
-      await look(key)
+      // What a request has to tell comes as an event.
+      if P.looks { await look(key) } else { await ask(key) }
       guard let next = wish(key) else { return }
       time = next
     }
   }
 
-  /// Has the kernel report.
-  private func ask() {
+  /// Has the kernel report; what is about one namespace from inside.
+  private func ask(_ key: NamespaceID?) async {
+    guard let request else { return }
     do {
-      try request?.request()
+      if let key {
+        _ = await namespaces.read(in: key) { try request.request() }
+      } else {
+        try request.request()
+      }
     } catch {
       log.error("\(P.name): \(error)")
     }
@@ -149,6 +154,18 @@ public actor Tuner<P: Policy>: AnyTuner {
   }
 
   // MARK: Deciding
+
+  /// With what can be read only inside the namespace; nil when that has gone.
+  private func complete(
+    _ seen: P.Observation, _ namespace: NamespaceID
+  ) async -> P.Observation? {
+    guard P.readsInside else { return seen }
+    return await namespaces.read(in: namespace) {
+      var seen = seen
+      try P.complete(&seen)
+      return seen
+    }
+  }
 
   private func handle(
     _ observation: P.Observation, _ key: NamespaceID?, from origin: NamespaceID, at time: UInt64,
@@ -218,6 +235,10 @@ public protocol NamespaceProvider: Actor {
   func namespace(_ id: NamespaceID) -> NetworkNamespace
   /// The namespace that the daemon was started in.
   func own() -> NetworkNamespace
+  /// Reads something inside one namespace; nil where that cannot be done.
+  func read<R: Sendable>(
+    in id: NamespaceID, _ body: @Sendable () throws -> R
+  ) async -> R?
   /// Reads a number inside each namespace; their sum. Leaves out those that
   /// have gone.
   func survey(_ read: @Sendable () throws -> Int64) async -> Int64

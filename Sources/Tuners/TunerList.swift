@@ -7,6 +7,9 @@ public let tuners: [any Policy.Type] = [
   TCPConn.self,
   NetBuffer.self,
   RouteTable.self,
+  UDPBuffer.self,
+  IPFrag.self,
+  Conntrack.self,
 ]
 
 extension Tunable {
