@@ -79,6 +79,10 @@ let package = Package(
     .executableTarget(
       name: "neighbour-adder", path: "Tests/NeighbourAdder",
       cSettings: [.unsafeFlags(["-Wall", "-Wextra", "-Werror", "-O2"])]),
+    // Listeners, bursts and floods, and connections that transfer something.
+    .executableTarget(
+      name: "tcp-load", path: "Tests/TCPLoad",
+      cSettings: [.unsafeFlags(["-Wall", "-Wextra", "-Werror", "-O2"])]),
   ],
   swiftLanguageModes: [.v6],
   cLanguageStandard: .gnu11

@@ -122,6 +122,7 @@ private actor OneNamespace: NamespaceProvider {
 
   func namespace(_ id: NamespaceID) -> NetworkNamespace { only }
   func own() -> NetworkNamespace { only }
+  func request(_ hook: Attached, in id: NamespaceID?) async {}
   func survey(_ read: @Sendable () throws -> Int64) async -> Int64 { 0 }
   func administratorWroteGlobally(_ write: AdministratorWrite) {}
 }

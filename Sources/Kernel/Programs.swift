@@ -151,6 +151,10 @@ public final class Attached: @unchecked Sendable {
   /// Runs an iterator hook over the calling thread's network namespace.
   public func iterate() throws(BPFObject.Failure) { try object?.iterate() }
 
-  /// Runs a request hook: what it has to tell comes as events.
-  public func request() throws(BPFObject.Failure) { _ = try object?.run(hook.program) }
+  /// Runs a hook on request, an iterator over the calling thread's network
+  /// namespace: what it has to tell comes as events.
+  public func request() throws(BPFObject.Failure) {
+    if case .iterator = hook.attachment { return try iterate() }
+    _ = try object?.run(hook.program)
+  }
 }

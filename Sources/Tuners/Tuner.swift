@@ -54,11 +54,7 @@ public actor Tuner<P: Policy>: AnyTuner {
     await loop.sleep(for: wait)
     waiting.remove(key)
     guard !Task.isCancelled, let request, states[key] != nil else { return }
-    do {
-      try request.request()
-    } catch {
-      log.error("\(P.name): \(error)")
-    }
+    await namespaces.request(request, in: key)
   }
 
   private func handle(_ event: KernelEvent, _ key: NamespaceID?) async {
@@ -127,6 +123,9 @@ public protocol NamespaceProvider: Actor {
   /// Reads a number inside each namespace; their sum. Leaves out those that
   /// have gone.
   func survey(_ read: @Sendable () throws -> Int64) async -> Int64
+  /// Has the kernel report how things stand, inside a namespace or, for nil, in
+  /// the daemon's own.
+  func request(_ hook: Attached, in id: NamespaceID?) async
   /// An administrator's write to a global tunable: its tuner is disabled in
   /// every namespace, also in those to come.
   func administratorWroteGlobally(_ write: AdministratorWrite)

@@ -19,6 +19,11 @@ enum Words {
     return kilobits >= 1000 ? "\(tenths(kilobits, per: 1000)) Mbit/s" : "\(kilobits) kbit/s"
   }
 
+  /// Text of at most 16 bytes that an event carries in two numbers.
+  static func text(_ low: Int64, _ high: Int64) -> String {
+    withUnsafeBytes(of: (low, high)) { String(decoding: $0.prefix { $0 != 0 }, as: UTF8.self) }
+  }
+
   /// One decimal below ten, none above.
   private static func tenths(_ count: Int64, per unit: Int64) -> String {
     let whole = count / unit

@@ -97,6 +97,9 @@ private actor Namespaces: NamespaceProvider {
 
   func own() -> NetworkNamespace { namespace(around.directory.own) }
   func administratorWroteGlobally(_ write: AdministratorWrite) {}
+  func request(_ hook: Attached, in id: NamespaceID?) async {
+    _ = try? await around.directory.inside(id ?? around.directory.own) { try hook.request() }
+  }
   func survey(_ read: @Sendable () throws -> Int64) async -> Int64 { 1 << 20 }
 
   func stop() async {
