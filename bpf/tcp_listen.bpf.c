@@ -4,6 +4,41 @@
  */
 #include "tcp_listen.h"
 
+/* include/linux/bpf.h */
+struct bpf_iter_meta;
+struct bpf_iter__tcp {
+	union {
+		struct bpf_iter_meta *meta;
+		__u64 aligned_meta;
+	};
+	union {
+		struct sock_common *sk_common;
+		__u64 aligned_sk;
+	};
+	__u32 uid;
+};
+
+#pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
+
+/* include/linux/fs.h, include/linux/net.h, include/net/sock.h */
+struct inode___listen {
+	unsigned long i_ino;
+};
+
+struct file___listen {
+	struct inode___listen *f_inode;
+};
+
+struct socket___listen {
+	struct file___listen *file;
+};
+
+struct sock___file {
+	struct socket___listen *sk_socket;
+};
+
+#pragma clang attribute pop
+
 static __always_inline bool is_tcp(struct sock *sk)
 {
 	struct sock___listen *typed = (void *)sk;
@@ -22,6 +57,7 @@ static __always_inline void listening(struct sock *sk)
 
 	if (!known)
 		return;
+	known->sk = (__u64)sk;
 	known->clamp = BPF_CORE_READ(typed, core.sysctl_somaxconn);
 	known->tgid = BPF_CORE_READ(task, tgid);
 	BPF_CORE_READ_INTO(&known->comm, task, comm);
@@ -29,8 +65,9 @@ static __always_inline void listening(struct sock *sk)
 
 /*
  * A connection is established: its socket has been copied from the listener's
- * this moment, with the queues as they stand, and nothing in it is changed yet
- * (inet_csk_clone_lock in net/ipv4/inet_connection_sock.c).
+ * this moment, with the length of the accept queue (inet_csk_clone_lock in
+ * net/ipv4/inet_connection_sock.c). That of the queue of SYNs is in the
+ * listener alone.
  */
 static __always_inline void established(struct sock *sk)
 {
@@ -48,10 +85,24 @@ static __always_inline void established(struct sock *sk)
 	backlog = typed->sk_max_ack_backlog;
 	if (waiting >= backlog)
 		tell(sk, net, known, key.port, TCP_LISTEN_ACCEPT_FULL, backlog);
+	sk = listening_socket(known, net, key.port);
+	if (!sk)
+		return;
 	limit = syn_limit(sk, net, &cookies);
-	/* This one has just made room for another. */
-	if (syn_queue(sk) >= limit - 1)
+	/* Those that came with this one may have made room already. */
+	if (syn_queue(sk) >= limit - limit / 8 - 1)
 		tell(sk, net, known, key.port, TCP_LISTEN_SYN_FULL, limit);
+}
+
+/* It listens no more. */
+static __always_inline void closed(struct sock *sk)
+{
+	struct net *net = sock_net(sk);
+	struct listener_key key = listener_key(sk, net);
+	struct listener *known = bpf_map_lookup_elem(&tcp_listeners, &key);
+
+	if (known && known->sk == (__u64)sk)
+		known->sk = 0;
 }
 
 SEC("tp_btf/inet_sock_set_state")
@@ -62,6 +113,8 @@ int BPF_PROG(tcp_listen_state, struct sock *sk, int oldstate, int newstate)
 			established(sk);
 	} else if (newstate == TCP_LISTEN && is_tcp(sk)) {
 		listening(sk);
+	} else if (oldstate == TCP_LISTEN) {
+		closed(sk);
 	}
 	return 0;
 }
@@ -78,10 +131,89 @@ int BPF_PROG(tcp_listen_repeat, struct sock *sk)
 
 	if (!known)
 		return 0;
+	known->sk = (__u64)sk;
 	__sync_fetch_and_add(&known->repeated, 1);
 	limit = syn_limit(sk, net, &cookies);
 	if (!cookies && syn_queue(sk) >= limit - limit / 8)
 		tell(sk, net, known, key.port, TCP_LISTEN_UNANSWERED, limit);
+	return 0;
+}
+
+/* How the listeners stand that user space has heard of, and that it was all. */
+SEC("iter/tcp")
+int tcp_listen_report(struct bpf_iter__tcp *ctx)
+{
+	struct sock *sk = (struct sock *)ctx->sk_common;
+	struct bpftune_event event = {};
+	struct listener_key key;
+	struct listener *known;
+	struct net *net;
+
+	if (sk) {
+		if (ctx->sk_common->skc_state != TCP_LISTEN)
+			return 0;
+		net = sock_net(sk);
+		key = listener_key(sk, net);
+		known = bpf_map_lookup_elem(&tcp_listeners, &key);
+		if (!known || !known->told)
+			return 0;
+		fill_listener(&event, sk, known);
+		event.values[TCP_LISTEN_INODE] =
+			BPF_CORE_READ((struct sock___file *)sk, sk_socket, file, f_inode, i_ino);
+	} else {
+		net = current_net();
+	}
+	fill_header(&event.header, net, TCP_LISTEN_REPORT);
+	fill_namespace(&event, net);
+	emit(&event, sizeof(event));
+	return 0;
+}
+
+/* Where the listeners are that are older than the daemon. */
+SEC("iter/tcp")
+int tcp_listen_adopt(struct bpf_iter__tcp *ctx)
+{
+	struct sock *sk = (struct sock *)ctx->sk_common;
+	struct listener_key key;
+	struct listener *known;
+
+	if (!sk || ctx->sk_common->skc_state != TCP_LISTEN)
+		return 0;
+	key = listener_key(sk, sock_net(sk));
+	known = listener_of(&key);
+	if (known)
+		known->sk = (__u64)sk;
+	return 0;
+}
+
+/* Stands in for the tracepoints: look at each listener now. */
+SEC("iter/tcp")
+int tcp_listen_poll(struct bpf_iter__tcp *ctx)
+{
+	struct sock *sk = (struct sock *)ctx->sk_common;
+	struct sock___listen *typed = (void *)sk;
+	struct listener_key key;
+	struct listener *known;
+	struct net *net;
+	bool cookies;
+	__s64 limit;
+
+	if (!sk || ctx->sk_common->skc_state != TCP_LISTEN)
+		return 0;
+	net = sock_net(sk);
+	key = listener_key(sk, net);
+	limit = BPF_CORE_READ(typed, sk_max_ack_backlog);
+	if (BPF_CORE_READ(typed, sk_ack_backlog) >= limit) {
+		known = listener_of(&key);
+		if (known)
+			tell(sk, net, known, key.port, TCP_LISTEN_ACCEPT_FULL, limit);
+	}
+	limit = syn_limit(sk, net, &cookies);
+	if (!cookies && syn_queue(sk) >= limit - limit / 8) {
+		known = listener_of(&key);
+		if (known)
+			tell(sk, net, known, key.port, TCP_LISTEN_UNANSWERED, limit);
+	}
 	return 0;
 }
 

@@ -93,6 +93,7 @@ struct listener_key {
 };
 
 struct listener {
+	__u64 sk;		/* where it is, as long as it is one */
 	__u64 since_ns;
 	__u64 added;
 	__u64 repeated;
@@ -140,6 +141,18 @@ static __always_inline struct listener *listener_of(const struct listener_key *k
 	return bpf_map_lookup_elem(&tcp_listeners, key);
 }
 
+/* The listener itself; NULL when it is not known where, or something else is there. */
+static __always_inline struct sock *listening_socket(struct listener *known, struct net *net,
+						     __u32 port)
+{
+	struct sock *sk = (struct sock *)known->sk;
+
+	if (!sk || BPF_CORE_READ(sk, __sk_common.skc_state) != TCP_LISTEN ||
+	    BPF_CORE_READ(sk, __sk_common.skc_num) != port || sock_net(sk) != net)
+		return NULL;
+	return sk;
+}
+
 static __always_inline void fill_namespace(struct bpftune_event *event, struct net *net)
 {
 	struct net___listen *typed = (void *)net;
@@ -150,7 +163,14 @@ static __always_inline void fill_namespace(struct bpftune_event *event, struct n
 	event->values[TCP_LISTEN_SOMAXCONN] = BPF_CORE_READ(typed, core.sysctl_somaxconn);
 }
 
-/* `sk` is the listener, or what was cloned from it a moment ago. */
+static __always_inline __s64 syn_queue(struct sock *sk)
+{
+	struct inet_connection_sock___listen *icsk = (void *)sk;
+
+	return BPF_CORE_READ(icsk, icsk_accept_queue.qlen.counter);
+}
+
+/* `sk` is the listener, or what was copied from it a moment ago. */
 static __always_inline void fill_listener(struct bpftune_event *event, struct sock *sk,
 					  const struct listener *known)
 {
@@ -158,7 +178,7 @@ static __always_inline void fill_listener(struct bpftune_event *event, struct so
 	struct sock___listen *typed = (void *)sk;
 
 	event->values[TCP_LISTEN_PORT] = BPF_CORE_READ(sk, __sk_common.skc_num);
-	event->values[TCP_LISTEN_SYN_QUEUE] = BPF_CORE_READ(icsk, icsk_accept_queue.qlen.counter);
+	event->values[TCP_LISTEN_SYN_QUEUE] = syn_queue(sk);
 	event->values[TCP_LISTEN_YOUNG] = BPF_CORE_READ(icsk, icsk_accept_queue.young.counter);
 	event->values[TCP_LISTEN_ACCEPT_QUEUE] = BPF_CORE_READ(typed, sk_ack_backlog);
 	event->values[TCP_LISTEN_BACKLOG] = BPF_CORE_READ(typed, sk_max_ack_backlog);
@@ -213,13 +233,6 @@ static __always_inline __s64 syn_limit(struct sock *sk, struct net *net, bool *c
 	most = BPF_CORE_READ(sysctls, ipv4.sysctl_max_syn_backlog);
 	most -= most / 4;
 	return !*cookies && most < limit ? most : limit;
-}
-
-static __always_inline __s64 syn_queue(struct sock *sk)
-{
-	struct inet_connection_sock___listen *icsk = (void *)sk;
-
-	return BPF_CORE_READ(icsk, icsk_accept_queue.qlen.counter);
 }
 
 #endif

@@ -28,7 +28,7 @@ public struct TCPListen: Policy {
           .section(.tracepoint), "tp_btf/inet_sock_set_state", object: "tcp_listen",
           program: "tcp_listen_state"),
         Hook(
-          .iterator(every: .seconds(5)), "iter/tcp every 5 s", object: "tcp_listen_iter",
+          .iterator(every: .seconds(5)), "iter/tcp every 5 s", object: "tcp_listen",
           program: "tcp_listen_poll"),
       ]),
     Signal(
@@ -38,16 +38,23 @@ public struct TCPListen: Policy {
           .section(.tracepoint), "tp_btf/tcp_retransmit_synack", object: "tcp_listen",
           program: "tcp_listen_repeat"),
         Hook(
-          .iterator(every: .seconds(5)), "iter/tcp every 5 s", object: "tcp_listen_iter",
+          .iterator(every: .seconds(5)), "iter/tcp every 5 s", object: "tcp_listen",
           program: "tcp_listen_poll"),
       ]),
   ]
+
+  public static let adoption: Signal? = Signal(
+    "TCP listeners older than the daemon", onlyWith: .tracepoint,
+    [
+      Hook(
+        .iterator(every: .zero), "iter/tcp", object: "tcp_listen", program: "tcp_listen_adopt")
+    ])
 
   public static let request: Signal? = Signal(
     "TCP listeners, on request",
     [
       Hook(
-        .iterator(every: .zero), "iter/tcp", object: "tcp_listen_iter",
+        .iterator(every: .zero), "iter/tcp", object: "tcp_listen",
         program: "tcp_listen_report")
     ])
 
@@ -220,7 +227,9 @@ public struct TCPListen: Policy {
   /// Every listener has been reported.
   private mutating func closeSeries(_ seen: Observation) -> Decision {
     // What was not reported by now is closed.
-    pending = pending.filter { seen.elapsed(since: $0.value.time) < 10 * Self.patience }
+    pending = pending.filter {
+      seen.time < $0.value.time || seen.time - $0.value.time < 4 * times.look.nanoseconds
+    }
     guard let original = syn.original, seen.time > syn.lastFull,
       seen.time - syn.lastFull > times.quiet.nanoseconds
     else { return .leave("the listeners have been looked at") }

@@ -26,7 +26,9 @@ extension TCPListen {
     let drained = seen.acceptQueue <= seen.backlog / 2
     // Milliseconds that the last one in a full queue waits.
     let wait = taken == 0 ? Int64.max : seen.backlog * elapsed / taken
-    guard drained || wait <= Self.patience else { return .hold(slow(seen, taken, elapsed), about: "slow \(seen.port)") }
+    guard drained || wait <= Self.patience else {
+      return .hold(slow(seen, taken, elapsed), about: "slow \(seen.port)")
+    }
     return raiseMaximum(seen, full)
   }
 
@@ -109,7 +111,7 @@ extension TCPListen {
           + " bounds them too; \(owner(seen)) has to call listen() with more",
         about: "syn \(seen.port)")
     }
-    let rate = Double(added) * 1000 / Double(time)
+    let rate = Self.rate(added, in: time)
     if let step = syn.step, step.seen.port == seen.port, seen.synBacklog > step.seen.synBacklog,
       let decision = weigh(seen, rate, step)
     {
@@ -136,13 +138,19 @@ extension TCPListen {
     ])
   }
 
+  /// Connections a second. What came in less than a second says nothing about
+  /// the seconds to come.
+  private static func rate(_ count: Int64, in milliseconds: Int64) -> Double {
+    Double(count) * 1000 / Double(max(1000, milliseconds))
+  }
+
   /// Whether the last step has brought connections; nil when it has.
   private mutating func weigh(
     _ seen: Observation, _ rate: Double, _ step: (seen: Observation, rate: Double)
   ) -> Decision? {
     let since = seen.elapsed(since: step.seen.time)
     guard since >= 100 else { return .leave("the last step is too young to tell") }
-    let after = Double(seen.added - step.seen.added) * 1000 / Double(since)
+    let after = Self.rate(seen.added - step.seen.added, in: since)
     guard after < step.rate * 1.1 else { return nil }
     syn.uselessSince = seen.time
     guard let original = syn.original else { return .leave("the last step brought nothing") }
