@@ -5,6 +5,7 @@ public let tuners: [any Policy.Type] = [
   TCPBuffer.self,
   Neigh.self,
   TCPListen.self,
+  TCPStart.self,
 ]
 
 extension Tunable {
