@@ -65,7 +65,8 @@ final class Daemon: Sendable {
       loop: loop, directory: directory, journal: Journal(loop: loop), dryRun: options.dryRun,
       allowedRisks: Set(options.allowRisky.compactMap(\.risk)), log: log)
     let programs = try Programs(
-      cgroup: CgroupRoot(path: options.cgroup), families: options.hooks.families)
+      cgroup: CgroupRoot(path: options.cgroup), families: options.hooks.families,
+      overridePorts: options.overrideSocketBuffers.ports)
     // Streams before programs, so that the first event finds one.
     pump = try EventPump(programs: programs, directory: directory, loop: loop)
     let chosen = options.chosenTuners
@@ -120,6 +121,7 @@ final class Daemon: Sendable {
         "\(tunable.name) was changed \(times(total.changes)) in \(total.namespaces.count) namespaces, first from \(total.first), last to \(total.last) (\(why.joined(separator: "; ")))"
       )
     }
+    for finding in await supervisor.findings() { log.info("\(finding)") }
     if putBack > 0 { log.info("put back: \(putBack)") }
     let losses = pump.losses
     if !losses.isEmpty {

@@ -92,6 +92,13 @@ actor Supervisor: NamespaceProvider {
     return count
   }
 
+  /// What the tuners have found out, for the summary.
+  func findings() async -> [String] {
+    var all: [String] = []
+    for tuner in tuners { all += await tuner.findings() }
+    return all
+  }
+
   // MARK: NamespaceProvider
 
   func namespace(_ id: NamespaceID) -> NetworkNamespace {

@@ -27,6 +27,9 @@ public final class Programs {
   private let watchedSysctls: BPFMap
   private let cgroup: CgroupRoot
   private let families: Set<Hook.Family>
+  /// Ports whose sockets may not lock their buffers; 0 ends the list.
+  private let overridePorts: InlineArray<16, UInt16>
+  public static let mostOverridePorts = 16
   /// What is attached, by program: a hook that serves two signals of a source
   /// runs once.
   private var attached: [String: (source: UInt16, hook: Attached)] = [:]
@@ -39,11 +42,13 @@ public final class Programs {
 
   /// The families of hooks that may be used; all by default.
   public init(
-    cgroup: CgroupRoot, families: Set<Hook.Family> = Set(Hook.Family.allCases)
+    cgroup: CgroupRoot, families: Set<Hook.Family> = Set(Hook.Family.allCases),
+    overridePorts: [UInt16] = []
   ) throws(Failure) {
     guard access("/sys/kernel/btf/vmlinux", R_OK) == 0 else { throw .noTypeInformation }
     self.cgroup = cgroup
     self.families = families
+    self.overridePorts = InlineArray { $0 < overridePorts.count ? overridePorts[$0] : 0 }
     do {
       ring = try BPFMap("events", BPF_MAP_TYPE_RINGBUF, maxEntries: 256 * 1024)
       folds = try BPFMap(
@@ -111,6 +116,7 @@ public final class Programs {
     let object = try BPFObject(named: name)
     try object.setConstant("source_id", to: source)
     try object.setConstant("own_tgid", to: ownThreadGroup)
+    try object.setConstant("override_ports", to: overridePorts)
     for map in [ring, folds, lost, watchedSysctls] { try object.share(map) }
     if let first = loaded[name] { try object.shareMaps(of: first) }
     return object
@@ -122,6 +128,10 @@ public final class Programs {
     default: break
     }
     let object = try open(hook.object, source: source)
+    for (variable, tunable) in hook.constants {
+      let value = (try? Sysctl.read(tunable))?.maximum ?? 0
+      try object.setConstant(variable, to: UInt32(clamping: value))
+    }
     try object.load([hook.program])
     if loaded[hook.object] == nil { loaded[hook.object] = object }
     switch hook.attachment {

@@ -31,6 +31,9 @@ public protocol Policy: Sendable {
 
   init(learningRate: LearningRate)
 
+  /// What an administrator should know of in the end, a line each.
+  var findings: [String] { get }
+
   /// How long it waits before it has `request` run, though no event may come:
   /// asked after each decision. Nil for not at all, so that no timer runs.
   var recheck: Duration? { get }
@@ -56,6 +59,7 @@ extension Policy {
   public static var adoption: Signal? { nil }
   public static var request: Signal? { nil }
   public var recheck: Duration? { nil }
+  public var findings: [String] { [] }
   public static func survey(_ observation: Observation) throws -> Int64 { 0 }
   public mutating func learn(surveyed sum: Int64, for observation: Observation) {}
   public mutating func learn(_ adjustment: Adjustment, _ outcome: Outcome) {}

@@ -49,6 +49,10 @@ public actor Tuner<P: Policy>: AnyTuner {
 
   public func forget(_ namespace: NamespaceID) { states[namespace] = nil }
 
+  public func findings() -> [String] {
+    states.values.flatMap(\.findings).sorted().map { "\(P.name): \($0)" }
+  }
+
   /// Has the kernel report, for a policy that wants to know how things stand.
   private func recheck(_ key: NamespaceID?, after wait: Duration) async {
     await loop.sleep(for: wait)
@@ -101,6 +105,8 @@ public protocol AnyTuner: Actor {
   func run(_ events: AsyncStream<KernelEvent>) async
   /// The namespace is gone: lets go of what was known of it.
   func forget(_ namespace: NamespaceID)
+  /// What an administrator should know of in the end, a line each.
+  func findings() -> [String]
 }
 
 extension Policy {

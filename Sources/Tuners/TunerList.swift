@@ -6,6 +6,7 @@ public let tuners: [any Policy.Type] = [
   Neigh.self,
   TCPListen.self,
   TCPStart.self,
+  SocketBuffer.self,
 ]
 
 extension Tunable {
