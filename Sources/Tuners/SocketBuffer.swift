@@ -146,7 +146,9 @@ public struct SocketBuffer: Policy {
   /// Ports below this are worth a line in the summary.
   static let ephemeral: Int64 = 32768
 
-  public init(learningRate: LearningRate) { self.init(learningRate: learningRate, check: .seconds(3600)) }
+  public init(learningRate: LearningRate) {
+    self.init(learningRate: learningRate, check: .seconds(3600))
+  }
 
   /// `check`: after how long without a request for it a raised maximum comes
   /// down.
@@ -164,7 +166,7 @@ public struct SocketBuffer: Policy {
       sides.sorted { $0.key && !$1.key }.map { isSend, finding in
         "port \(port) sizes its buffers wrongly: \(isSend ? "SO_SNDBUF" : "SO_RCVBUF") of"
           + " \(Words.bytes(finding.smallest)) was too small for its path"
-          + " (\(finding.times) times)"
+          + " (\(finding.times == 1 ? "once" : "\(finding.times) times"))"
       }
     }
   }
@@ -191,7 +193,8 @@ public struct SocketBuffer: Policy {
     guard seen.size <= ceiling else {
       return .hold(
         "\(title(seen)); \(tunable.name) stays at \(Words.bytes(known.current)), since the memory"
-          + " bears no more than \(Words.bytes(ceiling)) for each", about: "\(tunable.name) \(seen.process)")
+          + " bears no more than \(Words.bytes(ceiling)) for each",
+        about: "\(tunable.name) \(seen.process)")
     }
     let growth = learningRate.growth(most: Double(seen.size) / Double(max(known.current, 1)))
     let wanted = min((seen.size + 4095) & ~4095, Int64(Double(known.current) * growth) + 4095)

@@ -117,7 +117,8 @@ extension TCPListen {
     {
       return decision
     }
-    if let since = syn.uselessSince, seen.time > since, seen.time - since < times.quiet.nanoseconds {
+    if let since = syn.uselessSince, seen.time > since, seen.time - since < times.quiet.nanoseconds
+    {
       return .leave("port \(seen.port): more room for SYNs brought no more connections")
     }
     syn.uselessSince = nil

@@ -10,7 +10,9 @@ final class TCPStartTests: IntegrationTestCase {
 
   /// How often the kernel grew buffers for so many connections: of the service,
   /// and of its clients.
-  private func growths(_ path: Path, port: Int, count: Int = 96) async throws -> (send: Int, receive: Int) {
+  private func growths(_ path: Path, port: Int, count: Int = 96) async throws -> (
+    send: Int, receive: Int
+  ) {
     let service = try await TCPLoad.responder(in: path.right, port: port, bytes: 300_000)
     let receive = try await TCPLoad.request(
       from: path.left, to: Path.rightAddress.v4, port: port, count: count)
