@@ -129,7 +129,7 @@ public struct TCPStart: Policy {
   var knownServices: Int { services.count }
   static let mostServices = 64
   /// The share of connections that shall need no growth.
-  static let share = 0.9
+  static let share = 0.95
   /// Connections that have to be known, with the halves that older ones count.
   static let enough = 24.0
   /// Nanoseconds for which less must have been enough.
@@ -199,7 +199,7 @@ public struct TCPStart: Policy {
         tunable, from: .initial(side.size), to: .initial(wanted),
         scenario: "need to increase starting size of TCP \(name) buffers",
         reason: "\(title(seen)): \(side.grown) of \(seen.count) connections grew their \(name)"
-          + " buffer; nine of ten connections here need no more than this. It counts for sockets"
+          + " buffer; nineteen of twenty connections here need no more than this. It counts for sockets"
           + " opened from now on, and for a service when it opens its port again")
     }
     guard target <= side.size / 2 else {
@@ -213,7 +213,7 @@ public struct TCPStart: Policy {
     return Adjustment(
       tunable, from: .initial(side.size), to: .initial(target),
       scenario: "starting size of TCP \(name) buffers is ample",
-      reason: "nine of ten connections here have needed \(Words.bytes(need)) or less for"
+      reason: "nineteen of twenty connections here have needed \(Words.bytes(need)) or less for"
         + " \(Self.patience / 60_000_000_000) min")
   }
 
