@@ -1,4 +1,5 @@
 public import Kernel
+public import State
 
 /// socket-buffer: lets applications have the buffers that they ask for with
 /// `SO_SNDBUF` and `SO_RCVBUF`, within what the memory bears, and names those
@@ -242,6 +243,13 @@ public struct SocketBuffer: Policy {
           ? "nobody has asked for more lately"
           : "nobody has asked for more than \(Words.bytes(seen.size)) lately")
     ])
+  }
+
+  public mutating func recall(_ holding: Holding, at time: UInt64) {
+    guard let original = holding.original.maximum, let current = holding.written.maximum else {
+      return
+    }
+    maxima[holding.tunable] = Maximum(current: current, original: original)
   }
 
   public mutating func learn(_ adjustment: Adjustment, _ outcome: Outcome) {

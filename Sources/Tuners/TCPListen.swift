@@ -1,4 +1,5 @@
 public import Kernel
+public import State
 
 /// tcp-listen: room for connections that come in faster than they are
 /// established or accepted.
@@ -240,6 +241,15 @@ public struct TCPListen: Policy {
         reason: "no queue of SYNs has been full for \(times.quiet.nanoseconds / 60_000_000_000) min"
       )
     ])
+  }
+
+  public mutating func recall(_ holding: Holding, at time: UInt64) {
+    if holding.tunable == Self.synBacklog {
+      syn.original = holding.original.maximum
+      syn.lastFull = time
+    } else if holding.tunable == Self.backlogMaximum {
+      originalMaximum = holding.original.maximum
+    }
   }
 
   public mutating func learn(_ adjustment: Adjustment, _ outcome: Outcome) {

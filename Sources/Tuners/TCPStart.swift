@@ -1,4 +1,5 @@
 public import Kernel
+public import State
 
 /// tcp-start: learns from finished connections which buffer sizes they came to,
 /// and has new sockets begin with that: `tcp_wmem[1]` and `tcp_rmem[1]`.
@@ -229,6 +230,15 @@ public struct TCPStart: Policy {
       if sum >= all * share { return size }
     }
     return sizes.last
+  }
+
+  public mutating func recall(_ holding: Holding, at time: UInt64) {
+    guard case .triple(_, let initial, _) = holding.original else { return }
+    if holding.tunable == TCPBuffer.sendMaximum {
+      send.original = initial
+    } else {
+      receive.original = initial
+    }
   }
 
   public mutating func learn(_ adjustment: Adjustment, _ outcome: Outcome) {

@@ -1,4 +1,4 @@
-public import Kernel
+import Kernel
 
 /// The tuners of this executable. A new one is added here, and nowhere else.
 public let tuners: [any Policy.Type] = [
@@ -7,11 +7,13 @@ public let tuners: [any Policy.Type] = [
   TCPListen.self,
   TCPStart.self,
   SocketBuffer.self,
+  NetBuffer.self,
+  RouteTable.self,
 ]
 
 extension Tunable {
   /// The tuners that change it.
-  var owners: Set<String> {
+  public var owners: Set<String> {
     Set(tuners.filter { type in type.tunables.contains(self) }.map { $0.name })
   }
 }

@@ -19,9 +19,16 @@ enum Words {
     return kilobits >= 1000 ? "\(tenths(kilobits, per: 1000)) Mbit/s" : "\(kilobits) kbit/s"
   }
 
-  /// Text of at most 16 bytes that an event carries in two numbers.
+  /// Text of at most 16 bytes in two numbers: of a device, or a command.
   static func text(_ low: Int64, _ high: Int64) -> String {
     withUnsafeBytes(of: (low, high)) { String(decoding: $0.prefix { $0 != 0 }, as: UTF8.self) }
+  }
+
+  /// `0, 3, 5`; those after the eighth as a number of them.
+  static func list(_ numbers: Set<Int>) -> String {
+    let sorted = numbers.sorted()
+    let more = sorted.count > 8 ? " and \(sorted.count - 8) more" : ""
+    return sorted.prefix(8).map(String.init).joined(separator: ", ") + more
   }
 
   /// One decimal below ten, none above.
