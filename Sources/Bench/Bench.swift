@@ -12,6 +12,7 @@ struct Bench: AsyncParsableCommand {
 
   enum Group: String, CaseIterable, ExpressibleByArgument {
     case footprint, latency, throughput, convergence, namespaces, neighbours, drops
+    case startingSizes = "starting-sizes"
   }
 
   @Flag(help: "Print JSON.")
@@ -34,6 +35,7 @@ struct Bench: AsyncParsableCommand {
         case .namespaces: try await measureNamespaces()
         case .neighbours: try await measureNeighbours()
         case .drops: try await measureDrops()
+        case .startingSizes: try await measureStartingSizes()
         }
       rows += measured
     }
