@@ -278,10 +278,10 @@ int BPF_PROG(socket_buffer_state, struct sock *sk, int oldstate, int newstate)
 SEC("iter/tcp")
 int socket_buffer_poll(struct bpf_iter__tcp *ctx)
 {
-	struct sock *sk = (struct sock *)ctx->sk_common;
+	struct sock_common *common = ctx->sk_common;
 
-	if (sk && ctx->sk_common->skc_state == TCP_ESTABLISHED)
-		judge(sk);
+	if (common && common->skc_state == TCP_ESTABLISHED)
+		judge((struct sock *)common);
 	return 0;
 }
 

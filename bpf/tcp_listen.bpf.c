@@ -143,14 +143,15 @@ int BPF_PROG(tcp_listen_repeat, struct sock *sk)
 SEC("iter/tcp")
 int tcp_listen_report(struct bpf_iter__tcp *ctx)
 {
-	struct sock *sk = (struct sock *)ctx->sk_common;
+	struct sock_common *common = ctx->sk_common;
+	struct sock *sk = (struct sock *)common;
 	struct bpftune_event event = {};
 	struct listener_key key;
 	struct listener *known;
 	struct net *net;
 
-	if (sk) {
-		if (ctx->sk_common->skc_state != TCP_LISTEN)
+	if (common) {
+		if (common->skc_state != TCP_LISTEN)
 			return 0;
 		net = sock_net(sk);
 		key = listener_key(sk, net);
@@ -173,11 +174,12 @@ int tcp_listen_report(struct bpf_iter__tcp *ctx)
 SEC("iter/tcp")
 int tcp_listen_adopt(struct bpf_iter__tcp *ctx)
 {
-	struct sock *sk = (struct sock *)ctx->sk_common;
+	struct sock_common *common = ctx->sk_common;
+	struct sock *sk = (struct sock *)common;
 	struct listener_key key;
 	struct listener *known;
 
-	if (!sk || ctx->sk_common->skc_state != TCP_LISTEN)
+	if (!common || common->skc_state != TCP_LISTEN)
 		return 0;
 	key = listener_key(sk, sock_net(sk));
 	known = listener_of(&key);
@@ -190,7 +192,8 @@ int tcp_listen_adopt(struct bpf_iter__tcp *ctx)
 SEC("iter/tcp")
 int tcp_listen_poll(struct bpf_iter__tcp *ctx)
 {
-	struct sock *sk = (struct sock *)ctx->sk_common;
+	struct sock_common *common = ctx->sk_common;
+	struct sock *sk = (struct sock *)common;
 	struct sock___listen *typed = (void *)sk;
 	struct listener_key key;
 	struct listener *known;
@@ -198,7 +201,7 @@ int tcp_listen_poll(struct bpf_iter__tcp *ctx)
 	bool cookies;
 	__s64 limit;
 
-	if (!sk || ctx->sk_common->skc_state != TCP_LISTEN)
+	if (!common || common->skc_state != TCP_LISTEN)
 		return 0;
 	net = sock_net(sk);
 	key = listener_key(sk, net);

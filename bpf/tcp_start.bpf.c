@@ -251,10 +251,10 @@ int BPF_PROG(tcp_start_state, struct sock *sk, int oldstate, int newstate)
 SEC("iter/tcp")
 int tcp_start_poll(struct bpf_iter__tcp *ctx)
 {
-	struct sock *sk = (struct sock *)ctx->sk_common;
+	struct sock_common *common = ctx->sk_common;
 
-	if (sk && ctx->sk_common->skc_state == TCP_ESTABLISHED)
-		count(sk);
+	if (common && common->skc_state == TCP_ESTABLISHED)
+		count((struct sock *)common);
 	return 0;
 }
 

@@ -134,6 +134,7 @@ final class Daemon: Sendable {
   private func summarize(putBack: Int) async {
     log.debug("events received: \(pump.received)")
     let totals = await around.journal.totals
+    for finding in await supervisor.findings() { log.info("\(finding)") }
     if totals.isEmpty { log.info("nothing was changed") }
     for (tunable, total) in totals.sorted(by: { $0.key.name < $1.key.name }) {
       let why = total.scenarios.sorted { $0.key < $1.key }.map { "\($0.key): \($0.value)" }
@@ -141,7 +142,6 @@ final class Daemon: Sendable {
         "\(tunable.name) was changed \(times(total.changes)) in \(total.namespaces.count) namespaces, first from \(total.first), last to \(total.last) (\(why.joined(separator: "; ")))"
       )
     }
-    for finding in await supervisor.findings() { log.info("\(finding)") }
     if putBack > 0 { log.info("put back: \(putBack)") }
     let losses = pump.losses
     if !losses.isEmpty {
