@@ -84,14 +84,14 @@ static __always_inline void established(struct sock *sk)
 	waiting = typed->sk_ack_backlog;
 	backlog = typed->sk_max_ack_backlog;
 	if (waiting >= backlog)
-		tell(sk, net, known, key.port, TCP_LISTEN_ACCEPT_FULL, backlog);
+		tell(sk, net, known, &key, TCP_LISTEN_ACCEPT_FULL, backlog);
 	sk = listening_socket(known, net, key.port);
 	if (!sk)
 		return;
 	limit = syn_limit(sk, net, &cookies);
 	/* Those that came with this one may have made room already. */
 	if (syn_queue(sk) >= limit - limit / 8 - 1)
-		tell(sk, net, known, key.port, TCP_LISTEN_SYN_FULL, limit);
+		tell(sk, net, known, &key, TCP_LISTEN_SYN_FULL, limit);
 }
 
 /* It listens no more. */
@@ -135,11 +135,14 @@ int BPF_PROG(tcp_listen_repeat, struct sock *sk)
 	__sync_fetch_and_add(&known->repeated, 1);
 	limit = syn_limit(sk, net, &cookies);
 	if (!cookies && syn_queue(sk) >= limit - limit / 8)
-		tell(sk, net, known, key.port, TCP_LISTEN_UNANSWERED, limit);
+		tell(sk, net, known, &key, TCP_LISTEN_UNANSWERED, limit);
 	return 0;
 }
 
-/* How the listeners stand that user space has heard of, and that it was all. */
+/* User space looks again sooner than that. */
+#define LATELY (2 * NSEC_PER_SEC)
+
+/* How the listeners stand that user space has heard of lately, and that it was all. */
 SEC("iter/tcp")
 int tcp_listen_report(struct bpf_iter__tcp *ctx)
 {
@@ -156,7 +159,7 @@ int tcp_listen_report(struct bpf_iter__tcp *ctx)
 		net = sock_net(sk);
 		key = listener_key(sk, net);
 		known = bpf_map_lookup_elem(&tcp_listeners, &key);
-		if (!known || !known->told)
+		if (!known || bpf_ktime_get_ns() - known->told_ns > LATELY)
 			return 0;
 		fill_listener(&event, sk, known);
 		event.values[TCP_LISTEN_INODE] =
@@ -209,13 +212,13 @@ int tcp_listen_poll(struct bpf_iter__tcp *ctx)
 	if (BPF_CORE_READ(typed, sk_ack_backlog) >= limit) {
 		known = listener_of(&key);
 		if (known)
-			tell(sk, net, known, key.port, TCP_LISTEN_ACCEPT_FULL, limit);
+			tell(sk, net, known, &key, TCP_LISTEN_ACCEPT_FULL, limit);
 	}
 	limit = syn_limit(sk, net, &cookies);
 	if (!cookies && syn_queue(sk) >= limit - limit / 8) {
 		known = listener_of(&key);
 		if (known)
-			tell(sk, net, known, key.port, TCP_LISTEN_UNANSWERED, limit);
+			tell(sk, net, known, &key, TCP_LISTEN_UNANSWERED, limit);
 	}
 	return 0;
 }

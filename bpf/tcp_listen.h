@@ -100,11 +100,13 @@ struct listener {
 	__u32 clamp;
 	__u32 tgid;
 	char comm[BPFTUNE_COMM];
-	__u32 told;		/* user space has heard of it */
-	__u32 reserved;
+	__u64 told_ns;		/* when user space heard of it last */
 };
 
-/* By namespace and port; listeners that share a port count together. */
+/*
+ * By namespace and port; listeners that share a port count together. Port 0
+ * stands for what the namespace has told in this second.
+ */
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__uint(max_entries, 4096);
@@ -203,15 +205,37 @@ static __always_inline bool fold_by_port(struct bpftune_event_header *header, __
 	return send;
 }
 
+/* Whoever opens thousands of ports is heard of no more often than this a second. */
+#define MOST_A_SECOND 64
+
+static __always_inline bool is_heard(const struct listener_key *key)
+{
+	struct listener_key all = {
+		.netns_cookie = key->netns_cookie,
+		.netns_inode = key->netns_inode,
+	};
+	struct listener *sum = listener_of(&all);
+	__u64 now = bpf_ktime_get_ns();
+
+	if (!sum)
+		return false;
+	if (now - sum->since_ns > NSEC_PER_SEC) {
+		sum->since_ns = now;
+		sum->added = 0;
+	}
+	__sync_fetch_and_add(&sum->added, 1);
+	return sum->added <= MOST_A_SECOND;
+}
+
 static __always_inline void tell(struct sock *sk, struct net *net, struct listener *known,
-				 __u32 port, __u16 scenario, __s64 limit)
+				 const struct listener_key *key, __u16 scenario, __s64 limit)
 {
 	struct bpftune_event event = {};
 
 	fill_header(&event.header, net, scenario);
-	if (!fold_by_port(&event.header, port, limit))
+	if (!fold_by_port(&event.header, key->port, limit) || !is_heard(key))
 		return;
-	known->told = 1;
+	known->told_ns = event.header.ktime_ns;
 	fill_namespace(&event, net);
 	fill_listener(&event, sk, known);
 	emit(&event, sizeof(event));

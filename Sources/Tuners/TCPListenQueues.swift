@@ -27,7 +27,7 @@ extension TCPListen {
     // Milliseconds that the last one in a full queue waits.
     let wait = taken == 0 ? Int64.max : seen.backlog * elapsed / taken
     guard drained || wait <= Self.patience else {
-      return .hold(slow(seen, taken, elapsed), about: "slow \(seen.port)")
+      return .hold(slow(seen, taken, elapsed), about: "slow \(seen.namespace)")
     }
     return raiseMaximum(seen, full)
   }
@@ -49,17 +49,18 @@ extension TCPListen {
     guard seen.backlog >= clamp else {
       return .hold(
         "\(burst); it asked listen() for no more: its own setting has to be raised",
-        about: "small \(seen.port)")
+        about: "small \(seen.namespace)")
     }
     guard seen.backlog >= seen.somaxconn else {
       return .hold(
         "\(burst); net.core.somaxconn is \(seen.somaxconn) by now: it has to call listen() again,"
-          + " by a reload or restart", about: "listen \(seen.port)")
+          + " by a reload or restart", about: "listen \(seen.namespace)")
     }
     let growth = learningRate.growth(most: 8)
     let wanted = min(max(Int64(Double(seen.somaxconn) * growth), seen.somaxconn + 1), Self.most)
     guard wanted > seen.somaxconn else {
-      return .hold("\(burst); no backlog gets longer than \(Self.most)", about: "most \(seen.port)")
+      return .hold(
+        "\(burst); no backlog gets longer than \(Self.most)", about: "most \(seen.namespace)")
     }
     return .adjust([
       Adjustment(
@@ -109,7 +110,7 @@ extension TCPListen {
       return .hold(
         "port \(seen.port): \(seen.synQueue) SYNs fill its backlog of \(seen.backlog), which"
           + " bounds them too; \(owner(seen)) has to call listen() with more",
-        about: "syn \(seen.port)")
+        about: "syn \(seen.namespace)")
     }
     let rate = Self.rate(added, in: time)
     if let step = syn.step, step.seen.port == seen.port, seen.synBacklog > step.seen.synBacklog,

@@ -93,6 +93,38 @@ final class TCPListenTests: IntegrationTestCase {
     XCTAssertTrue(line.contains("pid \(server.pid) (tcp-load)"), line)
   }
 
+  /// A container that opens ports by the hundred is not heard of each time.
+  func testFullListenersByTheHundredAreFolded() async throws {
+    let namespace = try await namespace()
+    let daemon = try await Daemon("--allow", "tcp-listen")
+    let full = try await namespace.inside { () -> Int in
+      var sockets: [Int32] = []
+      defer { for one in sockets { close(one) } }
+      return (10_000..<10_300).count { port in
+        var address = sockaddr_in()
+        address.sin_family = sa_family_t(AF_INET)
+        address.sin_port = UInt16(port).bigEndian
+        inet_pton(AF_INET, Self.address, &address.sin_addr)
+        return withUnsafePointer(to: &address) {
+          $0.withMemoryRebound(to: sockaddr.self, capacity: 1) { address in
+            let size = socklen_t(MemoryLayout<sockaddr_in>.size)
+            let pair = (0..<2).map { _ in socket(AF_INET, Int32(SOCK_STREAM.rawValue), 0) }
+            sockets += pair
+            return bind(pair[0], address, size) == 0 && listen(pair[0], 0) == 0
+              && connect(pair[1], address, size) == 0
+          }
+        }
+      }
+    }
+    _ = try await daemon.line(containing: "wait for accept()")
+    try await daemon.stop()
+    await namespace.delete()
+    let told = daemon.lines.count { $0.contains("wait for accept()") }
+    XCTAssertEqual(full, 300)
+    // 64 a second: under load it may take more than one.
+    XCTAssertLessThan(told, 250)
+  }
+
   // MARK: The queue of SYNs
 
   /// Connections take a round trip to be established, and more are asked for in
