@@ -215,7 +215,7 @@ public struct TCPListen: Policy {
   public mutating func decide(_ seen: Observation) -> Decision {
     guard seen.port != 0 else { return closeSeries(seen) }
     guard seen.backlog > 0, seen.synBacklog > 0, seen.somaxconn > 0 else {
-      return .leave("no backlog is known")
+      return .leave("port \(seen.port) has no queue, as its process asked for")
     }
     switch seen.scenario {
     case .acceptFull: return expect(seen)
