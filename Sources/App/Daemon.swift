@@ -67,7 +67,8 @@ final class Daemon: Sendable {
     let chosen = options.chosenTuners
     let cgroup = try CgroupRoot(path: options.cgroup)
     let programs = try Programs(
-      cgroup: cgroup, families: options.hooks.families, dryRun: options.dryRun)
+      cgroup: cgroup, families: options.hooks.families, dryRun: options.dryRun,
+      overridePorts: options.overrideSocketBuffers.ports)
     around = NetworkNamespace.Surroundings(
       loop: loop, directory: directory,
       journal: Journal(
@@ -158,6 +159,7 @@ final class Daemon: Sendable {
   private func summarize(putBack: Int) async {
     log.debug("events received: \(pump.received)")
     let totals = await around.journal.totals
+    for finding in await supervisor.findings() { log.info("\(finding)") }
     if totals.isEmpty { log.info("nothing was changed") }
     for (tunable, total) in totals.sorted(by: { $0.key.name < $1.key.name }) {
       let why = total.scenarios.sorted { $0.key < $1.key }.map { "\($0.key): \($0.value)" }

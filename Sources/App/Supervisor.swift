@@ -97,6 +97,13 @@ actor Supervisor: NamespaceProvider {
     return count
   }
 
+  /// What the tuners have found out, for the summary.
+  func findings() async -> [String] {
+    var all: [String] = []
+    for tuner in tuners { all += await tuner.findings() }
+    return all
+  }
+
   // MARK: NamespaceProvider
 
   func namespace(_ id: NamespaceID) -> NetworkNamespace {
@@ -294,11 +301,22 @@ actor Supervisor: NamespaceProvider {
     }
   }
 
+  func request(_ hook: Attached, in id: NamespaceID?) async {
+    await visit(id ?? around.directory.own, with: hook) { () throws(BPFObject.Failure) in
+      try hook.request()
+    }
+  }
+
   private func iterate(_ hook: Attached, in id: NamespaceID) async {
+    await visit(id, with: hook) { () throws(BPFObject.Failure) in try hook.iterate() }
+  }
+
+  private func visit(
+    _ id: NamespaceID, with hook: Attached,
+    _ body: @Sendable () throws(BPFObject.Failure) -> Void
+  ) async {
     do {
-      let result = try await around.directory.inside(id) { () throws(BPFObject.Failure) in
-        try hook.iterate()
-      }
+      let result = try await around.directory.inside(id, body)
       try result.get()
     } catch NamespaceDirectory.Failure.gone {
       return

@@ -12,6 +12,7 @@ struct Bench: AsyncParsableCommand {
 
   enum Group: String, CaseIterable, ExpressibleByArgument {
     case footprint, latency, throughput, convergence, namespaces, neighbours, drops, congestion
+    case startingSizes = "starting-sizes"
   }
 
   @Flag(help: "Print JSON.")
@@ -35,6 +36,7 @@ struct Bench: AsyncParsableCommand {
         case .neighbours: try await measureNeighbours()
         case .drops: try await measureDrops()
         case .congestion: try await measureCongestion()
+        case .startingSizes: try await measureStartingSizes()
         }
       rows += measured
     }

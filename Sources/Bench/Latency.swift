@@ -125,6 +125,7 @@ private actor OneNamespace: NamespaceProvider {
   func read<R: Sendable>(in id: NamespaceID, _ body: @Sendable () throws -> R) async -> R? {
     try? body()
   }
+  func request(_ hook: Attached, in id: NamespaceID?) async {}
   func survey(_ read: @Sendable () throws -> Int64) async -> Int64 { 0 }
   func administratorWroteGlobally(_ write: AdministratorWrite) {}
 }

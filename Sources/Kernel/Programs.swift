@@ -29,6 +29,9 @@ public final class Programs {
   private let dryRun: Bool
   private let cgroup: CgroupRoot
   private let families: Set<Hook.Family>
+  /// Ports whose sockets may not lock their buffers; 0 ends the list.
+  private let overridePorts: InlineArray<16, UInt16>
+  public static let mostOverridePorts = 16
   /// What is attached, by program: a hook that serves two signals of a source
   /// runs once.
   private var attached: [String: (source: UInt16, hook: Attached)] = [:]
@@ -44,12 +47,13 @@ public final class Programs {
   /// programs that act by themselves do not.
   public init(
     cgroup: CgroupRoot, families: Set<Hook.Family> = Set(Hook.Family.allCases),
-    dryRun: Bool = false
+    dryRun: Bool = false, overridePorts: [UInt16] = []
   ) throws(Failure) {
     guard access("/sys/kernel/btf/vmlinux", R_OK) == 0 else { throw .noTypeInformation }
     self.cgroup = cgroup
     self.families = families
     self.dryRun = dryRun
+    self.overridePorts = InlineArray { $0 < overridePorts.count ? overridePorts[$0] : 0 }
     do {
       ring = try BPFMap("events", BPF_MAP_TYPE_RINGBUF, maxEntries: 256 * 1024)
       folds = try BPFMap(
@@ -134,6 +138,7 @@ public final class Programs {
     try object.setConstant("source_id", to: source)
     try object.setConstant("own_tgid", to: ownThreadGroup)
     try object.setConstant("dry_run", to: UInt8(dryRun ? 1 : 0))
+    try object.setConstant("override_ports", to: overridePorts)
     for map in [ring, folds, lost, watchedSysctls, closedGates] { try object.share(map) }
     for other in loaded[source] ?? [] { try object.shareMaps(of: other) }
     return object
@@ -145,6 +150,10 @@ public final class Programs {
     default: break
     }
     let object = try open(hook.object, source: source)
+    for (variable, tunable) in hook.constants {
+      let value = (try? Sysctl.read(tunable))?.maximum ?? 0
+      try object.setConstant(variable, to: UInt32(clamping: value))
+    }
     try object.load([hook.program])
     switch hook.attachment {
     case .section, .iterator: try object.attach(hook.program)
@@ -186,6 +195,10 @@ public final class Attached: @unchecked Sendable {
   /// Runs an iterator hook over the calling thread's network namespace.
   public func iterate() throws(BPFObject.Failure) { try object?.iterate() }
 
-  /// Runs a request hook: what it has to tell comes as events.
-  public func request() throws(BPFObject.Failure) { _ = try object?.run(hook.program) }
+  /// Runs a hook on request, an iterator over the calling thread's network
+  /// namespace: what it has to tell comes as events.
+  public func request() throws(BPFObject.Failure) {
+    if case .iterator = hook.attachment { return try iterate() }
+    _ = try object?.run(hook.program)
+  }
 }

@@ -46,6 +46,9 @@ public protocol Policy: Sendable {
 
   init(learningRate: LearningRate)
 
+  /// What an administrator should know of in the end, a line each.
+  var findings: [String] { get }
+
   /// How long it waits before it has `request` run or looks, though no event may come:
   /// asked after each decision. Nil for not at all, so that no timer runs.
   var recheck: Duration? { get }
@@ -87,6 +90,7 @@ extension Policy {
   public var recheck: Duration? { nil }
   public static var readsInside: Bool { false }
   public static func complete(_ observation: inout Observation) throws {}
+  public var findings: [String] { [] }
   public static func survey(_ observation: Observation) throws -> Int64 { 0 }
   public mutating func learn(surveyed sum: Int64, for observation: Observation) {}
   public mutating func recall(_ holding: Holding, at time: UInt64) {}

@@ -70,6 +70,10 @@ public actor Tuner<P: Policy>: AnyTuner {
 
   public func forget(_ namespace: NamespaceID) { states[namespace] = nil }
 
+  public func findings() -> [String] {
+    states.values.flatMap(\.findings).sorted().map { "\(P.name): \($0)" }
+  }
+
   public func recall(_ holding: Holding) {
     guard holding.tuner == P.name else { return }
     let key = P.scope == .global ? nil : holding.namespace
@@ -102,23 +106,13 @@ public actor Tuner<P: Policy>: AnyTuner {
       due[key] = nil
       guard states[key] != nil else { return }
       // What a request has to tell comes as an event.
-      if P.looks { await look(key) } else { await ask(key) }
+      if P.looks {
+        await look(key)
+      } else if let request {
+        await namespaces.request(request, in: key)
+      }
       guard let next = wish(key) else { return }
       time = next
-    }
-  }
-
-  /// Has the kernel report; what is about one namespace from inside.
-  private func ask(_ key: NamespaceID?) async {
-    guard let request else { return }
-    do {
-      if let key {
-        _ = await namespaces.read(in: key) { try request.request() }
-      } else {
-        try request.request()
-      }
-    } catch {
-      log.error("\(P.name): \(error)")
     }
   }
 
@@ -215,6 +209,8 @@ public protocol AnyTuner: Actor {
   func recall(_ holding: Holding)
   /// The namespace is gone: lets go of what was known of it.
   func forget(_ namespace: NamespaceID)
+  /// What an administrator should know of in the end, a line each.
+  func findings() -> [String]
 }
 
 extension Policy {
@@ -242,6 +238,9 @@ public protocol NamespaceProvider: Actor {
   /// Reads a number inside each namespace; their sum. Leaves out those that
   /// have gone.
   func survey(_ read: @Sendable () throws -> Int64) async -> Int64
+  /// Has the kernel report how things stand, inside a namespace or, for nil, in
+  /// the daemon's own.
+  func request(_ hook: Attached, in id: NamespaceID?) async
   /// An administrator's write to a global tunable: its tuner is disabled in
   /// every namespace, also in those to come.
   func administratorWroteGlobally(_ write: AdministratorWrite)

@@ -26,8 +26,8 @@ enum Words {
     return hundredths == 0 ? "0 %" : "0.\(hundredths < 10 ? "0" : "")\(hundredths) %"
   }
 
-  /// The name of a device, 16 bytes in two numbers.
-  static func device(_ low: Int64, _ high: Int64) -> String {
+  /// Text of at most 16 bytes in two numbers: of a device, or a command.
+  static func text(_ low: Int64, _ high: Int64) -> String {
     withUnsafeBytes(of: (low, high)) { String(decoding: $0.prefix { $0 != 0 }, as: UTF8.self) }
   }
 

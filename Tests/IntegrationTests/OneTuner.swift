@@ -114,6 +114,9 @@ private actor Namespaces: NamespaceProvider {
     try? await around.directory.inside(id, body).get()
   }
   func survey(_ read: @Sendable () throws -> Int64) async -> Int64 { surveyed }
+  func request(_ hook: Attached, in id: NamespaceID?) async {
+    _ = try? await around.directory.inside(id ?? around.directory.own) { try hook.request() }
+  }
 
   func stop() async {
     for (namespace, work) in all.values {
