@@ -20,8 +20,8 @@ ARGS ?= --foreground --verbose
 # Chosen on the command line or in the environment.
 export KERNEL TESTS
 
-.PHONY: run test test-long build install bench lint demo clean deps test-vm new-tuner check-new-tuner \
-	deb rpm tarball sign test-service test-packages test-arm64 test-bare
+.PHONY: run test test-long build install bench lint demo clean deps test-vm new-tuner \
+	check-new-tuner deb rpm tarball sign test-service test-packages test-bare test-arm64
 
 ## run: build, and run the daemon in the foreground until Ctrl-C
 run: build
@@ -73,6 +73,14 @@ bench: deps
 test-vm: deps
 	Tests/vm/suite
 
+## new-tuner: lay out the files of a new tuner; NAME=its-name
+new-tuner:
+	@scripts/new-tuner "$(NAME)"
+
+## check-new-tuner: what new-tuner lays out compiles and passes its tests
+check-new-tuner: deps
+	scripts/check-new-tuner
+
 ## test-service: the deb under a systemd of its own, in a container
 test-service: deb
 	Tests/service/service
@@ -90,19 +98,12 @@ test-arm64: deps
 test-bare:
 	Tests/service/bare
 
-## new-tuner: lay out the files of a new tuner; NAME=its-name
-new-tuner:
-	@scripts/new-tuner scripts/check-new-tuner "$(NAME)"
-
-## check-new-tuner: what new-tuner lays out compiles and passes its tests
-check-new-tuner: deps
-	scripts/check-new-tuner
-
 ## lint: formatting, man pages, shell scripts
 lint: deps
 	$(SWIFT) format lint --strict --recursive Sources Tests Plugins Package.swift
-	mandoc -T lint -W warning man/*.8
-	shellcheck .ci/run scripts/deps scripts/new-tuner scripts/check-new-tuner Tests/vm/run Tests/vm/init Tests/vm/suite Tests/vm/kernels
+	mandoc -T lint -W warning man/*.[58]
+	shellcheck .ci/run scripts/deps scripts/new-tuner scripts/check-new-tuner \
+		Tests/vm/run Tests/vm/init Tests/vm/suite Tests/vm/kernels
 	shellcheck packaging/install packaging/tarball packaging/sign packaging/deb/build \
 		packaging/deb/*inst packaging/deb/*rm rpm/build
 	cd Tests/service && shellcheck -x lib tree service packages reproducible arm64 bare

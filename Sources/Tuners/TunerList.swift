@@ -4,6 +4,8 @@ import Kernel
 public let tuners: [any Policy.Type] = [
   TCPBuffer.self,
   Neigh.self,
+  NetBuffer.self,
+  RouteTable.self,
 ]
 
 extension Tunable {

@@ -157,7 +157,7 @@ final class StateTests: IntegrationTestCase {
       XCTAssertGreaterThan(again, 65536)
       try await second.stop()
     } catch {
-      try? await execute("umount", "-l", directory)
+      _ = try? await execute("umount", "-l", directory)
       await path.close()
       throw error
     }
