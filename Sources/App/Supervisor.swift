@@ -53,7 +53,8 @@ actor Supervisor: NamespaceProvider {
     tuners = policies.map {
       $0.tuner(
         loop: around.loop, learningRate: learningRate, namespaces: self,
-        request: hooks.requests[$0.name], lookingEvery: hooks.looks[$0.name], log: around.log)
+        request: hooks.requests[$0.name], lookingEvery: hooks.looks[$0.name],
+        table: hooks.tables[$0.name], log: around.log)
     }
     _ = namespace(around.directory.own)
     await adoptExisting(hooks)
@@ -131,7 +132,17 @@ actor Supervisor: NamespaceProvider {
 
   func administratorWroteGlobally(_ write: AdministratorWrite) {
     everywhere[write.tuner] = everywhere[write.tuner] ?? write
+    closeGateEverywhere(of: write.tuner)
     for namespace in namespaces.values { namespace.administratorWrote(write) }
+  }
+
+  /// Also in namespaces that have not been heard of yet.
+  private func closeGateEverywhere(of tuner: String) {
+    do {
+      try around.gates?.close(tuner, in: nil)
+    } catch {
+      around.log.error("\(tuner) goes on: \(error)")
+    }
   }
 
   // MARK: By command
@@ -152,8 +163,10 @@ actor Supervisor: NamespaceProvider {
         turnedOff.remove(tuner)
         everywhere[tuner] = nil
         for id in remembered.keys { remembered[id]?[tuner] = nil }
+        around.gates?.open(tuner, in: nil)
       } else {
         turnedOff.insert(tuner)
+        closeGateEverywhere(of: tuner)
       }
     }
     var count = 0
@@ -251,6 +264,7 @@ actor Supervisor: NamespaceProvider {
       remembered[id] = writes
     }
     namespace.finish()
+    if remembered[id] == nil { around.gates?.forget(id) }
     await around.journal.forget(id)
     await around.directory.forget(id)
     for tuner in tuners { await tuner.forget(id) }

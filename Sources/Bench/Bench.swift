@@ -11,7 +11,7 @@ struct Bench: AsyncParsableCommand {
     abstract: "Measures bpftune in namespaces of its own. Needs root and iperf3.")
 
   enum Group: String, CaseIterable, ExpressibleByArgument {
-    case footprint, latency, throughput, convergence, namespaces, neighbours, drops
+    case footprint, latency, throughput, convergence, namespaces, neighbours, drops, congestion
   }
 
   @Flag(help: "Print JSON.")
@@ -34,6 +34,7 @@ struct Bench: AsyncParsableCommand {
         case .namespaces: try await measureNamespaces()
         case .neighbours: try await measureNeighbours()
         case .drops: try await measureDrops()
+        case .congestion: try await measureCongestion()
         }
       rows += measured
     }

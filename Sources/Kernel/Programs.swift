@@ -25,25 +25,31 @@ public final class Programs {
   private let folds: BPFMap
   private let lost: BPFMap
   private let watchedSysctls: BPFMap
+  private let closedGates: BPFMap
+  private let dryRun: Bool
   private let cgroup: CgroupRoot
   private let families: Set<Hook.Family>
   /// What is attached, by program: a hook that serves two signals of a source
   /// runs once.
   private var attached: [String: (source: UInt16, hook: Attached)] = [:]
-  /// The first of each name that was loaded: those after it share its maps.
-  private var loaded: [String: BPFObject] = [:]
+  /// What was loaded, by source: an object shares the maps of those before it
+  /// that go by the same names.
+  private var loaded: [UInt16: [BPFObject]] = [:]
 
   /// The thread group id of the daemon as BPF programs see it; it differs from
   /// `getpid()` in a container.
   private var ownThreadGroup = UInt32(getpid())
 
-  /// The families of hooks that may be used; all by default.
+  /// The families of hooks that may be used; all by default. In a dry run,
+  /// programs that act by themselves do not.
   public init(
-    cgroup: CgroupRoot, families: Set<Hook.Family> = Set(Hook.Family.allCases)
+    cgroup: CgroupRoot, families: Set<Hook.Family> = Set(Hook.Family.allCases),
+    dryRun: Bool = false
   ) throws(Failure) {
     guard access("/sys/kernel/btf/vmlinux", R_OK) == 0 else { throw .noTypeInformation }
     self.cgroup = cgroup
     self.families = families
+    self.dryRun = dryRun
     do {
       ring = try BPFMap("events", BPF_MAP_TYPE_RINGBUF, maxEntries: 256 * 1024)
       folds = try BPFMap(
@@ -52,6 +58,8 @@ public final class Programs {
       watchedSysctls = try BPFMap(
         "watched_sysctls", BPF_MAP_TYPE_HASH, keySize: Int(BPFTUNE_SYSCTL_NAME), valueSize: 4,
         maxEntries: 512)
+      closedGates = try BPFMap(
+        "closed_gates", BPF_MAP_TYPE_HASH, keySize: 16, valueSize: 4, maxEntries: 4096)
     } catch {
       throw .refused(error)
     }
@@ -68,6 +76,19 @@ public final class Programs {
 
   /// Events that found the ring buffer full.
   public var lostEvents: UInt64 { lost.sumOverCPUs() }
+
+  /// Where tuners may not act, by their names and the sources of their events.
+  public func gates(of sources: [String: UInt16]) -> Gates {
+    Gates(closedGates, sources: sources)
+  }
+
+  /// A map of the objects that were loaded for a source.
+  public func map(_ name: String, source: UInt16) throws(BPFObject.Failure) -> BPFMap? {
+    for object in loaded[source] ?? [] {
+      if let map = try object.map(name) { return map }
+    }
+    return nil
+  }
 
   /// Adds a tunable to those whose writes are reported.
   public func watch(_ tunable: Tunable) throws(BPFObject.Failure) {
@@ -112,8 +133,9 @@ public final class Programs {
     let object = try BPFObject(named: name)
     try object.setConstant("source_id", to: source)
     try object.setConstant("own_tgid", to: ownThreadGroup)
-    for map in [ring, folds, lost, watchedSysctls] { try object.share(map) }
-    if let first = loaded[name] { try object.shareMaps(of: first) }
+    try object.setConstant("dry_run", to: UInt8(dryRun ? 1 : 0))
+    for map in [ring, folds, lost, watchedSysctls, closedGates] { try object.share(map) }
+    for other in loaded[source] ?? [] { try object.shareMaps(of: other) }
     return object
   }
 
@@ -124,7 +146,6 @@ public final class Programs {
     }
     let object = try open(hook.object, source: source)
     try object.load([hook.program])
-    if loaded[hook.object] == nil { loaded[hook.object] = object }
     switch hook.attachment {
     case .section, .iterator: try object.attach(hook.program)
     case .cgroup: try object.attach(hook.program, cgroup: cgroup.descriptor)
@@ -132,6 +153,7 @@ public final class Programs {
       try object.attach(hook.program, tracepoint: name, category: category)
     case .request, .poll, .onAction: break
     }
+    loaded[source, default: []].append(object)
     return object
   }
 }

@@ -30,6 +30,12 @@ public protocol Policy: Sendable {
   /// A program that reports on request how things stand, by events as others.
   static var request: Signal? { get }
 
+  /// The array map, with one entry, in which its BPF programs read `table`.
+  static var tableName: String? { get }
+  /// What the programs have to know: written whenever it has changed after a
+  /// decision or its outcome. Only where `scope` is the machine.
+  var table: [UInt32] { get }
+
   /// Whether `look()` says how things stand, in place of a request.
   static var looks: Bool { get }
   /// Reads how things stand, on the daemon's thread and in its own namespace: at
@@ -67,6 +73,8 @@ extension Policy {
   public static var risks: [Risk] { [] }
   public static var adoption: Signal? { nil }
   public static var request: Signal? { nil }
+  public static var tableName: String? { nil }
+  public var table: [UInt32] { [] }
   public static var looks: Bool { false }
   public static func look() throws -> Observation { throw LooksAtNothing() }
   public var recheck: Duration? { nil }
@@ -87,6 +95,9 @@ public enum Decision: Sendable, Equatable {
   /// More is needed and must not be had: the administrator should know why,
   /// but not more than once a minute about the same thing.
   case hold(String, about: String)
+  /// Nothing to change, but its programs have done something by themselves in
+  /// the namespace of the event.
+  case note(String, about: String)
   /// Not before every namespace has been asked.
   case survey
 }

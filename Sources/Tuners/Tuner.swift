@@ -20,6 +20,8 @@ public actor Tuner<P: Policy>: AnyTuner {
   /// been overtaken ends without doing anything.
   private var due: [NamespaceID?: ContinuousClock.Instant] = [:]
   private let request: Attached?
+  private let table: BPFMap?
+  private var written: [UInt32] = []
   /// How often it looks where no hook tells; nil where one does.
   private let interval: Duration?
   private let makePolicy: @Sendable (LearningRate) -> P
@@ -28,11 +30,12 @@ public actor Tuner<P: Policy>: AnyTuner {
   init(
     _ policy: P.Type, loop: KernelLoop, learningRate: LearningRate,
     namespaces: any NamespaceProvider, request: Attached?, lookingEvery interval: Duration? = nil,
-    log: Logger,
+    table: BPFMap? = nil, log: Logger,
     makePolicy: @escaping @Sendable (LearningRate) -> P = { P(learningRate: $0) }
   ) {
     self.loop = loop
     self.request = request
+    self.table = table
     self.interval = interval
     self.makePolicy = makePolicy
     self.learningRate = learningRate
@@ -57,6 +60,7 @@ public actor Tuner<P: Policy>: AnyTuner {
         }
         await handle(
           observation, key, from: event.namespace, at: event.time, note: event.foldedNote)
+        if key == nil, let table { tell(table) }
         arrange(key, &group)
       }
       group.cancelAll()
@@ -113,6 +117,17 @@ public actor Tuner<P: Policy>: AnyTuner {
     }
   }
 
+  /// Has the BPF programs know what the policy says.
+  private func tell(_ table: BPFMap) {
+    guard let values = states[nil]?.table, values != written else { return }
+    written = values
+    do {
+      try table.set(to: values)
+    } catch {
+      log.error("\(P.name): \(error)")
+    }
+  }
+
   private func look(_ key: NamespaceID?) async {
     do {
       let own = await namespaces.own().id
@@ -150,6 +165,9 @@ public actor Tuner<P: Policy>: AnyTuner {
       log.error("\(P.name): a survey does not satisfy the policy, ignoring the event")
     case .hold(let why, let subject):
       if let repeats = folder.admit(subject, most: 1) { log.notice("\(P.name): \(why)\(repeats)") }
+    case .note(let text, let subject):
+      let namespace = await namespaces.namespace(origin)
+      namespace.note(text + note, about: "\(P.name) \(subject)")
     case .leave(let why):
       log.debug("\(P.name): \(origin): nothing to change: \(why)\(note)")
     case .adjust(let adjustments):
@@ -186,11 +204,12 @@ extension Policy {
   /// A tuner with this policy.
   public static func tuner(
     loop: KernelLoop, learningRate: LearningRate, namespaces: any NamespaceProvider,
-    request: Attached? = nil, lookingEvery interval: Duration? = nil, log: Logger
+    request: Attached? = nil, lookingEvery interval: Duration? = nil, table: BPFMap? = nil,
+    log: Logger
   ) -> any AnyTuner {
     Tuner(
       Self.self, loop: loop, learningRate: learningRate, namespaces: namespaces,
-      request: request, lookingEvery: interval, log: log)
+      request: request, lookingEvery: interval, table: table, log: log)
   }
 }
 

@@ -4,6 +4,7 @@ import Kernel
 public let tuners: [any Policy.Type] = [
   TCPBuffer.self,
   Neigh.self,
+  TCPConn.self,
   NetBuffer.self,
   RouteTable.self,
 ]
