@@ -98,6 +98,7 @@ final class Daemon: Sendable {
         let place = try server.listen(on: address)
         log.info("metrics at \(place)")
       }
+      try server.giveUpPrivileges()
     } catch {
       server.abandon()
       throw error

@@ -1,4 +1,5 @@
 import Glibc
+import Kernel
 import Logging
 import NIOCore
 import NIOHTTP1
@@ -74,6 +75,11 @@ final class ControlServer: @unchecked Sendable {
     eventLoop.execute { self.listeners.append(listener) }
     let port = listener.localAddress?.port ?? address.port
     return "http://\(address.with(port: port))/metrics"
+  }
+
+  /// Once it listens. Its thread talks to whoever asks, and needs no privilege.
+  func giveUpPrivileges() throws {
+    try eventLoop.submit { try Privileges.giveUp(allBut: []) }.wait()
   }
 
   private enum Welcome {
