@@ -100,7 +100,7 @@ test-bare:
 ## lint: formatting, man pages, shell scripts
 lint: deps
 	$(SWIFT) format lint --strict --recursive Sources Tests Plugins Package.swift
-	mandoc -T lint -W warning man/*.8
+	mandoc -T lint -W warning man/*.[58]
 	shellcheck .ci/run scripts/deps scripts/new-tuner scripts/check-new-tuner \
 		Tests/vm/run Tests/vm/init Tests/vm/suite Tests/vm/kernels \
 		packaging/install packaging/tarball packaging/sign packaging/deb/build packaging/deb/*inst \
