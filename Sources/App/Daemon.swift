@@ -123,7 +123,7 @@ final class Daemon: Sendable {
     await answering
     await server.stop()
     pump.finish()
-    let putBack = await supervisor.stop(rollBack: options.rollback)
+    let putBack = await supervisor.stop(rollBack: options.rollback && !options.dryRun)
     await serving
     await summarize(putBack: putBack)
     await around.journal.close()
@@ -142,7 +142,8 @@ final class Daemon: Sendable {
   private func announce() {
     Memory.giveBackFreed()
     do {
-      try Privileges.giveUpTheRest()
+      try Privileges.giveUp(allBut: Privileges.kept)
+      try server.giveUpPrivileges()
     } catch {
       log.warning("keeps capabilities that it does not need: \(error)")
     }

@@ -53,7 +53,9 @@ enum LogDestination: String, ExpressibleByArgument, CaseIterable {
       case .journal:
         let priority = Self.priority(event.level)
         let fields = (event.metadata ?? [:]).map { ($0.key, "\($0.value)") }
-        let entry = [("MESSAGE", text), ("PRIORITY", "\(priority)"), ("SYSLOG_IDENTIFIER", "bpftune")]
+        let entry = [
+          ("MESSAGE", text), ("PRIORITY", "\(priority)"), ("SYSLOG_IDENTIFIER", "bpftune"),
+        ]
         if socket?.send(entry + fields.sorted { $0.0 < $1.0 }) != true {
           printError("<\(priority)>\(text)")
         }

@@ -17,7 +17,9 @@ public enum NetworkCounters {
     for index in stride(from: 0, to: lines.count - 1, by: 2) {
       let titles = lines[index].split(separator: " ")
       let numbers = lines[index + 1].split(separator: " ")
-      guard let protocolName = titles.first?.dropLast(), titles.count == numbers.count else { continue }
+      guard let protocolName = titles.first?.dropLast(), titles.count == numbers.count else {
+        continue
+      }
       for (title, number) in zip(titles, numbers).dropFirst()
       where names.contains("\(protocolName).\(title)") {
         sum &+= Int64(number) ?? 0

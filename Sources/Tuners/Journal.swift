@@ -254,12 +254,33 @@ public actor Journal {
   /// It is the daemon's still; what of it came to be written.
   func takeUp(_ holding: Holding, at value: SysctlValue) -> Holding {
     guard value != holding.written else { return holding }
+    wasNotWritten(holding)
     var holding = holding
     holding.written = value
     holding.changes -= 1
     held[key(of: holding)] = holding
     keeper.save(holding, all: all)
     return holding
+  }
+
+  /// It is as it was before the daemon's first change.
+  func isOriginal(_ holding: Holding) {
+    if holding.written != holding.original { wasNotWritten(holding) }
+    drop(key(of: holding))
+  }
+
+  /// The record of its last change came before the write, and the write never.
+  private func wasNotWritten(_ holding: Holding) {
+    var filter = HistoryFilter()
+    filter.kinds = [.change]
+    filter.tunable = holding.tunable.name
+    filter.namespace = .one(holding.namespace)
+    filter.limit = 1
+    guard !dryRun, var record = keeper.history(filter).first, record.new == "\(holding.written)"
+    else { return }
+    record.kind = .refusal
+    record.outcome = "the daemon ended before it was written"
+    keeper.save(record, all: all)
   }
 
   /// The value is not the daemon's any more.

@@ -85,7 +85,8 @@ struct Finding: Sendable, Equatable {
   ) {
     let old = Dictionary(before.map { ($0.cookie, $0) }) { first, _ in first }
     // Only those that went on: an idle one says nothing.
-    let busy = after.filter { now in old[now.cookie].map { now.bytes - $0.bytes > 1 << 16 } ?? false }
+    let busy = after.filter { now in old[now.cookie].map { now.bytes - $0.bytes > 1 << 16 } ?? false
+    }
     guard !busy.isEmpty else {
       self.init(.unclear, "the connections had ended, or sent next to nothing")
       return

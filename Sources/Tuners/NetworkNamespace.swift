@@ -57,7 +57,7 @@ public actor NetworkNamespace {
   private let requests: AsyncStream<Request>
   private nonisolated let mailbox: AsyncStream<Request>.Continuation
   /// Tuners that an administrator's write has disabled here, and which write.
-  private(set) var disabled: [String: AdministratorWrite] = [:]
+  var disabled: [String: AdministratorWrite] = [:]
   /// Tuners that were turned off here by command.
   private var turnedOff: Set<String> = []
   var folder = LogFolder()
@@ -251,7 +251,7 @@ public actor NetworkNamespace {
   }
 
   /// Does something to a tunable inside this namespace.
-  private func visit<R: Sendable>(
+  func visit<R: Sendable>(
     _ body: @Sendable () throws(Sysctl.Failure) -> R
   ) async throws(Refusal) -> R {
     let result: Result<R, Sysctl.Failure>
@@ -276,7 +276,7 @@ public actor NetworkNamespace {
 
   // MARK: Administrators
 
-  private func disable(_ tuner: String, _ write: AdministratorWrite) async {
+  func disable(_ tuner: String, _ write: AdministratorWrite) async {
     let here = await title()
     let record = await around.journal.administratorWrote(
       write, in: id, name: name,
@@ -306,38 +306,6 @@ public actor NetworkNamespace {
       // The kernel would not take the administrator's value either.
       around.log.debug("\(tunable.name) \(wanted) in \(id): \(error)")
     }
-  }
-
-  // MARK: Taking over
-
-  /// Goes on with what a daemon before this one changed; nil when it is not
-  /// the daemon's any more.
-  public func takeUp(_ holding: Holding, afterCrash: Bool) async -> Holding? {
-    let tunable = holding.tunable
-    let current = try? await visit { () throws(Sysctl.Failure) in try Sysctl.read(tunable) }
-    guard let current else {
-      await around.journal.release(holding)
-      return nil
-    }
-    switch holding.standing(of: current) {
-    case .ours(let value): return await around.journal.takeUp(holding, at: value)
-    case .original: await around.journal.release(holding)
-    case .someoneElses where afterCrash:
-      for owner in tunable.owners.sorted() {
-        await disable(
-          owner,
-          AdministratorWrite(
-            tunable: tunable, tuner: owner, process: 0, command: "", old: "\(holding.written)",
-            new: "\(current)"))
-      }
-    case .someoneElses: await around.journal.release(holding)
-    }
-    return nil
-  }
-
-  /// An administrator's write that an earlier daemon has seen still counts.
-  public func recall(_ write: AdministratorWrite) {
-    disabled[write.tuner] = disabled[write.tuner] ?? write
   }
 
   // MARK: Rolling back
@@ -434,38 +402,5 @@ public actor NetworkNamespace {
       name = found.isEmpty ? nil : found
     }
     return name.map { "\(id) \"\($0)\"" } ?? "\(id)"
-  }
-}
-
-/// A write by someone else that changed a tunable of a tuner.
-public struct AdministratorWrite: Sendable, Equatable, CustomStringConvertible {
-  public let tunable: Tunable
-  public let tuner: String
-  /// 0 when the write itself was not seen, only what it left.
-  public let process: Int32
-  public let command: String
-  /// Nil for one of so many writes that they were not looked at one by one.
-  public let old: String?
-  public let new: String?
-
-  public init(
-    tunable: Tunable, tuner: String, process: Int32, command: String, old: String?,
-    new: String?
-  ) {
-    self.tunable = tunable
-    self.tuner = tuner
-    self.process = process
-    self.command = command
-    self.old = old
-    self.new = new
-  }
-
-  public var description: String {
-    let words = { (text: String) in
-      text.split(whereSeparator: \.isWhitespace).joined(separator: " ")
-    }
-    let who = process == 0 ? "someone" : "pid \(process) (\(command))"
-    guard let old, let new else { return "\(who) sets tunables hundreds of times a second" }
-    return "\(who) set \(tunable.name) from \(words(old)) to \(words(new))"
   }
 }

@@ -41,7 +41,8 @@ final class StateLongTests: IntegrationTestCase {
         daemon.command.signal(SIGKILL)
       } else {
         let growths = Int.random(in: 1...12)
-        Self.kill(daemon.command.pid, onGrowth: growths, of: daemon.stateDirectory + "/state.db-wal")
+        Self.kill(
+          daemon.command.pid, onGrowth: growths, of: daemon.stateDirectory + "/state.db-wal")
       }
       try await daemon.command.wait()
       traffic.signal(SIGKILL)

@@ -1,4 +1,5 @@
 import Glibc
+import Kernel
 import Logging
 import NIOCore
 import NIOHTTP1
@@ -112,6 +113,11 @@ final class ControlServer: @unchecked Sendable {
       let id = ObjectIdentifier(channel)
       channel.closeFuture.assumeIsolated().whenComplete { _ in self.clients[id] = nil }
     }
+  }
+
+  /// Its thread needs no capability once it listens.
+  func giveUpPrivileges() throws {
+    try eventLoop.submit { try Privileges.giveUp(allBut: []) }.wait()
   }
 
   /// Ends it before it has served anybody.
