@@ -151,7 +151,8 @@ final class MetricsTests: IntegrationTestCase {
     let quantile = try await ask(
       "histogram_quantile(0.5, sum by (le) (bpftune_write_latency_seconds_bucket))")
     XCTAssertEqual(quantile?.count, 1)
-    let dashboard = try Data(contentsOf: Self.contrib.appendingPathComponent("grafana/bpftune.json"))
+    let dashboard = try Data(
+      contentsOf: Self.contrib.appendingPathComponent("grafana/bpftune.json"))
     let json = try JSONSerialization.jsonObject(with: dashboard) as? [String: Any]
     let panels = try XCTUnwrap(json?["panels"] as? [[String: Any]])
     XCTAssertGreaterThan(panels.count, 10)
