@@ -38,6 +38,8 @@ public struct Effects: Sendable, Equatable {
   public private(set) var unclear = 0
   private static let most = 1000
 
+  public init() {}
+
   mutating func add(_ finding: Finding, heldOut isHeldOut: Bool) {
     if let gain = finding.gain {
       if isHeldOut { Self.add(gain, to: &heldOut) } else { Self.add(gain, to: &tuned) }

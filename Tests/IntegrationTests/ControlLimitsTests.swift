@@ -23,30 +23,35 @@ final class ControlLimitsTests: IntegrationTestCase {
     let daemon = try await Daemon("--allow", "tcp-buffer")
     let descriptors = daemon.descriptors
     let memory = daemon.anonymousMemory
-    let garbage = Task.detached { await aside {
-      for round in 0..<1000 {
-        guard let client = RawClient() else { continue }
-        switch round % 10 {
-        case 0: client.send((0..<Int.random(in: 1...4000)).map { _ in UInt8.random(in: 0...255) })
-        case 1: client.send("GET /v1/status HTTP/1.1\r\nHost: x")  // half a request
-        case 2: client.send("GET /\(String(repeating: "%zz", count: 100)) HTTP/1.1\r\n\r\n")
-        case 3: client.send("POST /v1/tuners/../../etc/passwd/enable HTTP/1.1\r\n\r\n")
-        case 4: client.send("GET /v1/history?limit=-1&since=%00 HTTP/1.1\r\n\r\n")
-        case 5: client.send("GET /v1/explain?tunable=\(UInt64.random(in: 0 ... .max)) HTTP/9.9\r\n\r\n")
-        case 6: client.send("POST /v1/rollback HTTP/1.1\r\nContent-Length: 99999999999999999999\r\n\r\n")
-        case 7: client.send("PUT /v1/status HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n")
-        case 8: client.send("GET /v1/tunables?netns=..%2f..%2fproc&after=x HTTP/1.1\r\n\r\n")
-        default: client.send(String(repeating: "GET /v1/status HTTP/1.1\r\n\r\n", count: 20))
+    let garbage = Task.detached {
+      await aside {
+        for round in 0..<1000 {
+          guard let client = RawClient() else { continue }
+          switch round % 10 {
+          case 0: client.send((0..<Int.random(in: 1...4000)).map { _ in UInt8.random(in: 0...255) })
+          case 1: client.send("GET /v1/status HTTP/1.1\r\nHost: x")  // half a request
+          case 2: client.send("GET /\(String(repeating: "%zz", count: 100)) HTTP/1.1\r\n\r\n")
+          case 3: client.send("POST /v1/tuners/../../etc/passwd/enable HTTP/1.1\r\n\r\n")
+          case 4: client.send("GET /v1/history?limit=-1&since=%00 HTTP/1.1\r\n\r\n")
+          case 5:
+            client.send("GET /v1/explain?tunable=\(UInt64.random(in: 0 ... .max)) HTTP/9.9\r\n\r\n")
+          case 6:
+            client.send(
+              "POST /v1/rollback HTTP/1.1\r\nContent-Length: 99999999999999999999\r\n\r\n")
+          case 7: client.send("PUT /v1/status HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n")
+          case 8: client.send("GET /v1/tunables?netns=..%2f..%2fproc&after=x HTTP/1.1\r\n\r\n")
+          default: client.send(String(repeating: "GET /v1/status HTTP/1.1\r\n\r\n", count: 20))
+          }
         }
       }
-    } }
+    }
     try await assertTunes(path)
     await garbage.value
     assertAnswers()
     XCTAssertTrue(daemon.command.isRunning)
     try await eventually("the connections to go") { daemon.descriptors <= descriptors }
     XCTAssertLessThan(daemon.anonymousMemory, memory + 4096, "KiB, in a debug build")
-    assertNoComplaint(daemon)
+    XCTAssertFalse(daemon.lines.contains { $0.contains("events lost") })
     try await daemon.stop()
     await path.close()
   }
@@ -59,7 +64,9 @@ final class ControlLimitsTests: IntegrationTestCase {
     let half = (0..<20).compactMap { _ in RawClient() }
     for client in half { client.send("GET /v1/sta") }
     let slow = (0..<20).compactMap { _ in RawClient() }
-    for client in slow { client.send("GET /metrics HTTP/1.1\r\n\r\nGET /v1/status HTTP/1.1\r\n\r\n") }
+    for client in slow {
+      client.send("GET /metrics HTTP/1.1\r\n\r\nGET /v1/status HTTP/1.1\r\n\r\n")
+    }
     XCTAssertEqual(half.count + slow.count, 40)
     let crowd = Task.detached {
       await withTaskGroup(of: Bool.self) { group in
@@ -78,7 +85,7 @@ final class ControlLimitsTests: IntegrationTestCase {
     let answers = await aside { half.map { $0.receive() } }
     XCTAssertEqual(answers, half.map { _ in "" })
     assertAnswers()
-    assertNoComplaint(daemon)
+    XCTAssertFalse(daemon.lines.contains { $0.contains("events lost") })
     try await daemon.stop()
     await path.close()
   }
@@ -97,7 +104,9 @@ final class ControlLimitsTests: IntegrationTestCase {
     let last = try XCTUnwrap(crowd.last)
     XCTAssertTrue(last.receive().hasPrefix("HTTP/1.1 503"))
     crowd = []
-    try await eventually("a place") { RawClient.ask("/v1/status")?.hasPrefix("HTTP/1.0 200") ?? false }
+    try await eventually("a place") {
+      RawClient.ask("/v1/status")?.hasPrefix("HTTP/1.0 200") ?? false
+    }
     // Too many who watch.
     let watchers = (0..<16).compactMap { _ in RawClient() }
     for client in watchers {
@@ -128,7 +137,9 @@ final class ControlLimitsTests: IntegrationTestCase {
   // MARK: Who may
 
   /// curl as another user, with a group or without.
-  private func curl(_ target: String, post: Bool = false, group: String? = nil) async throws -> Command {
+  private func curl(_ target: String, post: Bool = false, group: String? = nil) async throws
+    -> Command
+  {
     let command = try Command(
       ["setpriv", "--reuid", "65534", "--regid", "65534"]
         + (group.map { ["--groups", $0] } ?? ["--clear-groups"])

@@ -8,7 +8,8 @@ final class ControlTests: IntegrationTestCase {
   private func bpftune(_ line: String, status expected: Int32 = 0, line number: UInt = #line)
     async throws -> String
   {
-    let command = try Command([Products.path("bpftune")] + line.split(separator: " ").map(String.init))
+    let command = try Command(
+      [Products.path("bpftune")] + line.split(separator: " ").map(String.init))
     let status = try await command.wait()
     XCTAssertEqual(status, expected, "\(line): \(command.output)", line: number)
     XCTAssertFalse(command.output.contains("\u{1b}"), "no colour but on a terminal", line: number)
@@ -71,7 +72,8 @@ final class ControlTests: IntegrationTestCase {
     XCTAssertTrue(all.contains("init"), all)
     XCTAssertTrue(all.contains(left), "what was set elsewhere is there too: \(all)")
 
-    let history = try await bpftune("history --tuner tcp-buffer --tunable \(Self.wmem) --netns \(left)")
+    let history = try await bpftune(
+      "history --tuner tcp-buffer --tunable \(Self.wmem) --netns \(left)")
     XCTAssertTrue(history.contains("change"), history)
     XCTAssertTrue(history.contains("round trip"), "with the evidence: \(history)")
     let none = try await bpftune("history --tuner neigh")

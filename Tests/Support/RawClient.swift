@@ -44,7 +44,8 @@ public final class RawClient: Sendable {
   public func receive(most: Int = 1 << 20) -> String {
     var all: [UInt8] = []
     var chunk = [UInt8](repeating: 0, count: 65536)
-    while all.count < most, case let count = recv(fd, &chunk, min(chunk.count, most - all.count), 0),
+    while all.count < most,
+      case let count = recv(fd, &chunk, min(chunk.count, most - all.count), 0),
       count > 0
     {
       all += chunk[..<count]

@@ -58,7 +58,8 @@ struct Recommendation {
 
   /// For /etc/sysctl.d (sysctl.d(5)).
   var sysctl: String {
-    var lines = head + ["# For /etc/sysctl.d/\(Self.file); \"sysctl --system\" applies it."] + nothing
+    var lines =
+      head + ["# For /etc/sysctl.d/\(Self.file); \"sysctl --system\" applies it."] + nothing
     for finding in findings {
       lines += ["", "# \(why(finding))", "\(finding.tunable) = \(finding.value)"]
     }

@@ -28,7 +28,9 @@ actor Desk {
       let client = call.client.value
       if response.watches {
         server.watch(client)
-        if telling == nil { telling = Task(executorPreference: facts.around.loop) { await self.tell() } }
+        if telling == nil {
+          telling = Task(executorPreference: facts.around.loop) { await self.tell() }
+        }
       }
       client.answer(response)
     }
@@ -136,7 +138,9 @@ actor Desk {
         "no argument \"\(key)\" here; there \(keys.isEmpty ? "is none" : "are: \(keys.joined(separator: ", "))")"
       )
     }
-    if let peer, peer.rights < .change { throw Problem(.forbidden, "only root may change anything") }
+    if let peer, peer.rights < .change {
+      throw Problem(.forbidden, "only root may change anything")
+    }
   }
 
   // MARK: By command

@@ -101,7 +101,10 @@ extension Facts {
     filter.namespace = .one(namespace.id)
     let records = await around.journal.history(filter).reversed().map { record(of: $0) }
     let isOwn = namespace.id == around.directory.own
-    let place = isOwn ? "" : " --netns \(state.namespace.name.isEmpty ? "\(namespace.id.inode)" : state.namespace.name)"
+    let place =
+      isOwn
+      ? ""
+      : " --netns \(state.namespace.name.isEmpty ? "\(namespace.id.inode)" : state.namespace.name)"
     let tuner = state.tuners.first ?? ""
     var why: String
     var undo: [String] = []
@@ -124,7 +127,8 @@ extension Facts {
         "bpftune disable \(holding.tuner)\(place)    # first, if it is not to change it again",
       ]
     case .administrator(let write):
-      why = "\(write.reason). That is respected: \(state.tuners.joined(separator: " and ")) "
+      why =
+        "\(write.reason). That is respected: \(state.tuners.joined(separator: " and ")) "
         + (state.tuners.count > 1 ? "leave" : "leaves") + " this namespace alone."
       undo = ["bpftune enable \(tuner)\(place)    # lets it tune again, from this value on"]
     }

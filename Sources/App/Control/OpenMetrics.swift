@@ -82,7 +82,8 @@ struct OpenMetrics {
     family("bpftune_tunables", .gauge, "Tunables that a tuner can change.")
     for tuner in tuners { sample("bpftune_tunables", tuner.label, tuner.tunables) }
     family(
-      "bpftune_values", .gauge, "Values in all namespaces by who has set them: us or administrators.")
+      "bpftune_values", .gauge,
+      "Values in all namespaces by who has set them: us or administrators.")
     for tuner in tuners {
       sample("bpftune_values", tuner.label + [("owner", "bpftune")], tuner.held)
       sample("bpftune_values", tuner.label + [("owner", "administrator")], tuner.administrators)
@@ -141,7 +142,8 @@ struct OpenMetrics {
 
   private mutating func line(_ name: String, _ labels: Labels, _ value: String) {
     let pairs = labels.map { "\($0.name)=\"\(Self.escape($0.value))\"" }
-    text += pairs.isEmpty ? "\(name) \(value)\n" : "\(name){\(pairs.joined(separator: ","))} \(value)\n"
+    text +=
+      pairs.isEmpty ? "\(name) \(value)\n" : "\(name){\(pairs.joined(separator: ","))} \(value)\n"
   }
 
   private static func escape(_ text: String) -> String {
