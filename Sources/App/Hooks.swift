@@ -87,6 +87,12 @@ struct Hooks: Sendable {
     return hook
   }
 
+  /// What runs in the kernel, each program once.
+  var programs: [Attached] {
+    var seen: Set<String> = []
+    return attached.filter { !$0.hook.program.isEmpty && seen.insert($0.hook.program).inserted }
+  }
+
   /// Signals that no hook could be had for.
   var missing: [Line] { lines.filter { $0.report.hook == nil } }
 

@@ -43,6 +43,13 @@ struct Options: ParsableArguments {
   var cgroup: String?
 
   @Option(
+    name: .long,
+    help: ArgumentHelp(
+      "Serve metrics for Prometheus there, on loopback when only a port is given: 9273, 192.0.2.1:9273.",
+      valueName: "address:port"))
+  var metrics: MetricsAddress?
+
+  @Option(
     name: .long, help: ArgumentHelp("Where to log: syslog, stderr or journal.", valueName: "where"))
   var log: LogDestination?
 
@@ -185,8 +192,12 @@ struct CompatibilityOptions: ParsableArguments {
   @Flag(name: [.customShort("L"), .customLong("legacy")], help: .hidden)
   var legacy = false
 
-  @Option(name: [.customShort("q"), .customLong("query")], help: .hidden)
-  var query: String?
+  @Option(
+    name: [.customShort("q"), .customLong("query")],
+    help: ArgumentHelp(
+      "Ask the daemon that runs: \(Query.allValueStrings.joined(separator: ", ")).",
+      valueName: "query"))
+  var query: Query?
 
   @Option(name: [.customShort("p"), .customLong("port")], help: .hidden)
   var port: String?
@@ -203,8 +214,9 @@ struct CompatibilityOptions: ParsableArguments {
         "--legacy is not needed: each signal takes the best hook the kernel has (see bpftune check)"
       )
     }
-    if query != nil || port != nil {
-      throw ValidationError("--query and --port are not available in this version")
+    if port != nil {
+      throw ValidationError(
+        "--port is not needed: queries go over \(ControlSocket.path); metrics have --metrics")
     }
     if libdir != nil || printLibdir {
       throw ValidationError("tuners as shared objects are not available in this version")

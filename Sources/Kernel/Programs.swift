@@ -149,6 +149,18 @@ public final class Attached: @unchecked Sendable {
     self.object = object
   }
 
+  /// How often its program has run and for how long altogether; nil where there
+  /// is none, or while the kernel does not count.
+  public func runTime() -> (calls: UInt64, nanoseconds: UInt64)? {
+    guard let object, Self.isTimed else { return nil }
+    return try? object.runTime(of: hook.program)
+  }
+
+  private static var isTimed: Bool {
+    (try? contents(of: "/proc/sys/kernel/bpf_stats_enabled", limit: 16))?.first
+      == UInt8(ascii: "1")
+  }
+
   /// Runs an iterator hook over the calling thread's network namespace.
   public func iterate() throws(BPFObject.Failure) { try object?.iterate() }
 

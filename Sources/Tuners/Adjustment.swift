@@ -69,6 +69,8 @@ public enum Outcome: Sendable, Equatable {
 public enum Refusal: Error, Sendable, Equatable, CustomStringConvertible {
   /// An administrator has set a tunable of this tuner here.
   case administrator(String)
+  /// The tuner was turned off here by command.
+  case turnedOff
   /// The tunable no longer holds what the decision assumed: most often the
   /// event is older than the last change.
   case stale(current: SysctlValue)
@@ -87,6 +89,7 @@ public enum Refusal: Error, Sendable, Equatable, CustomStringConvertible {
   public var description: String {
     switch self {
     case .administrator(let who): who
+    case .turnedOff: "the tuner was turned off here by bpftune disable"
     case .stale(let current): "it is \(current) by now"
     case .outOfBounds(let bounds):
       "the kernel takes \(bounds.lowerBound) to \(bounds.upperBound) only"

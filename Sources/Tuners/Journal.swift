@@ -232,6 +232,14 @@ public actor Journal {
     administrators[Key(namespace: record.namespace, tunable: tunable)] = record
   }
 
+  /// A tuner was turned off or on by command.
+  public func note(_ text: String, tuner: String, in namespace: NamespaceID, name: String?) {
+    var record = Record(
+      .note, time: WallClock.now(), tuner: tuner, tunable: "", namespace: namespace,
+      namespaceName: name ?? "", old: "", new: "", reason: text)
+    add(&record)
+  }
+
   /// The original has been put back.
   public func didPutBack(_ holding: Holding, name: String?) -> Record {
     drop(key(of: holding))

@@ -1,4 +1,5 @@
 public import Kernel
+public import State
 
 /// net-buffer: lengthens the backlog of processors for bursts that it has no
 /// room for, and keeps one flow from pushing all others out of it.
@@ -153,6 +154,8 @@ public struct NetBuffer: Policy {
   var original: Values?
   /// What is raised, and was not put back.
   var raised: Set<Tunable> = []
+  /// What an earlier daemon raised, and from where.
+  private var recalled: [Tunable: SysctlValue] = [:]
   var last: Look?
   var window: Window?
   /// What the events since the last decision told: the processors that had no
@@ -226,8 +229,9 @@ public struct NetBuffer: Policy {
       return .leave("packets from \(drops.device) are dropped: looking closer")
     case .look(let look):
       defer { last = look }
-      guard let last else { return .leave("how it stands at the start") }
       if raised.isEmpty { original = look.values }
+      takeUpRecalled()
+      guard let last else { return .leave("how it stands at the start") }
       let change = Window.Change(from: last.softnet, to: look.softnet)
       if change.worst > 0 {
         lastDrop = look.time
@@ -242,6 +246,20 @@ public struct NetBuffer: Policy {
       self.window = nil
       return judge(window, look)
     }
+  }
+
+  public mutating func recall(_ holding: Holding, at time: UInt64) {
+    guard holding.tunable != Self.orderZero else { return }
+    recalled[holding.tunable] = holding.original
+    lastDrop = time
+  }
+
+  private mutating func takeUpRecalled() {
+    for (tunable, value) in recalled {
+      original?.set(tunable, to: value)
+      raised.insert(tunable)
+    }
+    recalled = [:]
   }
 
   public mutating func learn(_ adjustment: Adjustment, _ outcome: Outcome) {
@@ -270,6 +288,16 @@ extension NetBuffer.Values {
     case NetBuffer.time: .maximum(time)
     case NetBuffer.flowLimit: flowLimit.map { .whole(.text($0)) }
     default: nil
+    }
+  }
+
+  mutating func set(_ tunable: Tunable, to value: SysctlValue) {
+    switch (tunable, value) {
+    case (NetBuffer.backlog, .scalar(let number)): backlog = number
+    case (NetBuffer.budget, .scalar(let number)): budget = number
+    case (NetBuffer.time, .scalar(let number)): time = number
+    case (NetBuffer.flowLimit, .text(let text)): flowLimit = text
+    default: return
     }
   }
 }

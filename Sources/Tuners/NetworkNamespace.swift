@@ -20,6 +20,7 @@ public actor NetworkNamespace {
     /// Which namespaces are left untouched.
     public let holdOut: HoldOut
     public let log: Logger
+    public let counters = Counters()
 
     public init(
       loop: KernelLoop, directory: NamespaceDirectory, journal: Journal, dryRun: Bool,
@@ -42,6 +43,7 @@ public actor NetworkNamespace {
     /// An experiment's time is over.
     case conclude(Tunable, Int)
     case rollBack(Set<String>, answer: CheckedContinuation<Int, Never>)
+    case turn(String, on: Bool, answer: CheckedContinuation<Bool, Never>)
   }
 
   private static let mailboxCapacity = 256
@@ -56,6 +58,8 @@ public actor NetworkNamespace {
   private nonisolated let mailbox: AsyncStream<Request>.Continuation
   /// Tuners that an administrator's write has disabled here, and which write.
   var disabled: [String: AdministratorWrite] = [:]
+  /// Tuners that were turned off here by command.
+  private var turnedOff: Set<String> = []
   var folder = LogFolder()
   /// The record of the last change.
   private(set) var written: Record?
@@ -65,11 +69,14 @@ public actor NetworkNamespace {
   var experiments: [Tunable: Experiment] = [:]
   var setbacks: [Tunable: Setback] = [:]
 
-  public init(_ id: NamespaceID, around: Surroundings, disabled: [String: AdministratorWrite] = [:])
-  {
+  public init(
+    _ id: NamespaceID, around: Surroundings, disabled: [String: AdministratorWrite] = [:],
+    turnedOff: Set<String> = []
+  ) {
     self.id = id
     self.around = around
     self.disabled = disabled
+    self.turnedOff = turnedOff
     (requests, mailbox) = AsyncStream.makeStream(
       of: Request.self, bufferingPolicy: .bufferingNewest(Self.mailboxCapacity))
   }
@@ -89,6 +96,8 @@ public actor NetworkNamespace {
         await yield(to: write)
       case .rollBack(let names, let answer):
         answer.resume(returning: await putBack(names))
+      case .turn(let tuner, let on, let answer):
+        answer.resume(returning: nowTurned(tuner, on: on))
       }
     }
     for experiment in experiments.values { experiment.timer.cancel() }
@@ -125,6 +134,37 @@ public actor NetworkNamespace {
     await withCheckedContinuation { put(.rollBack(names, answer: $0)) }
   }
 
+  /// Turns a tuner off here, or on again also where an administrator's write has
+  /// disabled it; whether that made a difference.
+  public nonisolated func turn(_ tuner: String, on: Bool) async -> Bool {
+    await withCheckedContinuation { put(.turn(tuner, on: on, answer: $0)) }
+  }
+
+  private func nowTurned(_ tuner: String, on: Bool) -> Bool {
+    guard on else { return turnedOff.insert(tuner).inserted }
+    let wasDisabled = disabled.removeValue(forKey: tuner) != nil
+    return turnedOff.remove(tuner) != nil || wasDisabled
+  }
+
+  /// Tuners that were turned off here by command.
+  public func tunersTurnedOff() -> Set<String> { turnedOff }
+
+  /// Its name as people know it; empty when it has none.
+  public func knownName() async -> String {
+    _ = await title()
+    return name ?? ""
+  }
+
+  /// Reads a tunable here.
+  public func read(_ tunable: Tunable) async throws(Refusal) -> SysctlValue {
+    try await visit { () throws(Sysctl.Failure) in try Sysctl.read(tunable) }
+  }
+
+  /// The devices here that have a tunable with `*` in its name.
+  public func devices(of tunable: Tunable) async -> [String] {
+    (try? await visit { () throws(Sysctl.Failure) in Sysctl.devices(of: tunable) }) ?? []
+  }
+
   /// What administrators have disabled here.
   public func administratorWrites() -> [String: AdministratorWrite] { disabled }
 
@@ -141,6 +181,7 @@ public actor NetworkNamespace {
     switch request {
     case .adjust(_, _, _, let answer): answer.resume(returning: .refused(refusal))
     case .rollBack(_, let answer): answer.resume(returning: 0)
+    case .turn(_, _, let answer): answer.resume(returning: false)
     case .conclude: return
     case .administratorWrote(let write):
       // Must not be lost: it goes back in, in place of an adjustment.
@@ -155,6 +196,7 @@ public actor NetworkNamespace {
   ) async -> Outcome {
     let tunable = adjustment.tunable
     if let write = disabled[tuner] { return .refused(.administrator(write.description)) }
+    if turnedOff.contains(tuner) { return .refused(.turnedOff) }
     guard adjustment.wanted.numbers.allSatisfy(tunable.bounds.contains) else {
       return .refused(.outOfBounds(tunable.bounds))
     }
@@ -241,7 +283,7 @@ public actor NetworkNamespace {
       isWorthARecord: folder.admit("administrator \(write.tunable.name)") != nil)
     guard disabled.updateValue(write, forKey: tuner) == nil else { return }
     around.log.notice(
-      "\(write); \(tuner) is disabled in \(here) until the daemon is restarted",
+      "\(write); \(tuner) is disabled in \(here) until \"bpftune enable \(tuner)\"",
       metadata: record.fields)
   }
 
@@ -301,6 +343,7 @@ public actor NetworkNamespace {
     _ adjustment: Adjustment, of tuner: String, _ outcome: Outcome, seenAt: UInt64
   ) async {
     let tunable = adjustment.tunable.name
+    around.counters.count(outcome, of: tuner, adjustment.tunable, seenAt: seenAt)
     switch outcome {
     case .applied(let old, let new, let time):
       guard let repeats = folder.admit("\(tunable)") else { return }

@@ -1,4 +1,5 @@
 public import Kernel
+public import State
 
 /// route-table: raises the number of IPv6 routes that a namespace may hold
 /// before the kernel refuses more, together with the number from which they are
@@ -122,6 +123,8 @@ public struct RouteTable: Policy {
       return .leave("there is no limit")
     }
     if !isRaised { original = (seen.maximum, seen.threshold) }
+    // Not among what an earlier daemon raised.
+    if original?.threshold == 0 { original?.threshold = seen.threshold }
     switch seen.scenario {
     case .filling: return grow(seen)
     case .empty: return shrink(seen)
@@ -180,6 +183,16 @@ public struct RouteTable: Policy {
           reason: reason))
     }
     return .adjust(adjustments)
+  }
+
+  public mutating func recall(_ holding: Holding, at time: UInt64) {
+    guard let number = holding.original.maximum else { return }
+    original = original ?? (0, 0)
+    if holding.tunable == Self.threshold { original?.threshold = number }
+    if holding.tunable == Self.maximum {
+      original?.maximum = number
+      isRaised = true
+    }
   }
 
   public mutating func learn(_ adjustment: Adjustment, _ outcome: Outcome) {

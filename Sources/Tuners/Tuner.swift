@@ -119,7 +119,7 @@ public actor Tuner<P: Policy>: AnyTuner {
       try await handle(P.look(), key, from: own, at: KernelEvent.now(), note: "")
     } catch {
       if let repeats = folder.admit("look", most: 1) {
-        log.error("\(P.name): \(error)\(repeats)")
+        log.warning("\(P.name): cannot look: \(error)\(repeats)")
       }
     }
   }

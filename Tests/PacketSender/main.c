@@ -25,6 +25,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
@@ -46,6 +47,7 @@ static long now_us(void)
 	return now.tv_sec * 1000000 + now.tv_nsec / 1000;
 }
 
+/* And before others: a flood that stands still now and then is none. */
 static void pin(void)
 {
 	cpu_set_t processors;
@@ -54,6 +56,8 @@ static void pin(void)
 	CPU_SET(0, &processors);
 	if (sched_setaffinity(0, sizeof(processors), &processors))
 		die("sched_setaffinity");
+	if (setpriority(PRIO_PROCESS, 0, -20))
+		die("setpriority");
 }
 
 /* Sends so many copies of a small packet, there or where `fd` is connected to; how many. */

@@ -45,6 +45,13 @@ public final class Packets: Sendable {
     return Int(output) ?? -1
   }
 
+  /// Sends to the receiver until it is killed.
+  public func flood() throws -> Command {
+    try Command(
+      [Self.program, "send", "10.9.0.2", "\(Self.port)", "1", "1000000000", "0"],
+      netns: left.name)
+  }
+
   /// Sends single packets to a port where nobody is; how many.
   public func sendSteadily(_ count: Int, every pause: Duration) async throws -> Int {
     let output = try await execute(

@@ -60,9 +60,18 @@ public final class TestNamespace: Sendable {
         if let name {
           let fd = open("/run/netns/\(name)", O_RDONLY | O_CLOEXEC)
           defer { close(fd) }
-          guard fd >= 0, bpftune_netns_enter(fd) == 0 else {
+          // Back again before anything else runs: a thread that is started from
+          // this one, also for the pool of tasks, would be in there, too.
+          let own = open("/proc/thread-self/ns/net", O_RDONLY | O_CLOEXEC)
+          defer { close(own) }
+          guard fd >= 0, own >= 0, bpftune_netns_enter(fd) == 0 else {
             return continuation.resume(throwing: Command.Failure("cannot enter \(name)"))
           }
+          let result = body()
+          guard bpftune_netns_enter(own) == 0 else {
+            return continuation.resume(throwing: Command.Failure("cannot come back from \(name)"))
+          }
+          return continuation.resume(returning: result)
         }
         continuation.resume(returning: body())
       }
