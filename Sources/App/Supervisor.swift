@@ -223,8 +223,12 @@ actor Supervisor: NamespaceProvider {
     while !Task.isCancelled {
       await around.loop.sleep(for: interval)
       if Task.isCancelled { return }
-      for id in namespaces.keys { await iterate(poll, in: id) }
+      await iterate(poll)
     }
+  }
+
+  func iterate(_ hook: Attached) async {
+    for id in namespaces.keys { await iterate(hook, in: id) }
   }
 
   private func iterate(_ hook: Attached, in id: NamespaceID) async {

@@ -123,6 +123,7 @@ private actor OneNamespace: NamespaceProvider {
   func namespace(_ id: NamespaceID) -> NetworkNamespace { only }
   func own() -> NetworkNamespace { only }
   func survey(_ read: @Sendable () throws -> Int64) async -> Int64 { 0 }
+  func iterate(_ hook: Attached) {}
   func administratorWroteGlobally(_ write: AdministratorWrite) {}
 }
 

@@ -26,7 +26,8 @@ public protocol Policy: Sendable {
   /// daemon starts, for sockets older than it.
   static var adoption: Signal? { get }
 
-  /// A program that reports on request how things stand, by events as others.
+  /// A program that reports on request how things stand, by events as others. An
+  /// iterator is run in every namespace.
   static var request: Signal? { get }
 
   init(learningRate: LearningRate)
@@ -37,6 +38,9 @@ public protocol Policy: Sendable {
 
   /// Nil when the event is not one of this policy.
   static func observe(_ event: KernelEvent, freeMemory: Int64) -> Observation?
+
+  /// The observation with what has to be read from files, on the daemon's thread.
+  static func complete(_ observation: Observation) -> Observation
 
   /// What a survey reads in each namespace, on the thread that is inside.
   static func survey(_ observation: Observation) throws -> Int64
@@ -56,6 +60,7 @@ extension Policy {
   public static var adoption: Signal? { nil }
   public static var request: Signal? { nil }
   public var recheck: Duration? { nil }
+  public static func complete(_ observation: Observation) -> Observation { observation }
   public static func survey(_ observation: Observation) throws -> Int64 { 0 }
   public mutating func learn(surveyed sum: Int64, for observation: Observation) {}
   public mutating func learn(_ adjustment: Adjustment, _ outcome: Outcome) {}

@@ -15,8 +15,10 @@ public actor Tuner<P: Policy>: AnyTuner {
   private let log: Logger
   /// By namespace; what is about the machine stands under `nil`.
   private var states: [NamespaceID?: P] = [:]
-  /// States whose `recheck` is running.
-  private var waiting: Set<NamespaceID?> = []
+  /// When the next `recheck` of a state is due.
+  private var due: [NamespaceID?: ContinuousClock.Instant] = [:]
+  /// How long the last request took.
+  private var requestTook = Duration.zero
   private let request: Attached?
   private let makePolicy: @Sendable (LearningRate) -> P
   private var folder = LogFolder()
@@ -39,9 +41,13 @@ public actor Tuner<P: Policy>: AnyTuner {
       for await event in events {
         let key = P.scope == .global ? nil : event.namespace
         await handle(event, key)
-        guard let wait = states[key]?.recheck, request != nil, waiting.insert(key).inserted
-        else { continue }
-        group.addTask { await self.recheck(key, after: wait) }
+        guard request != nil, let wait = states[key]?.recheck else { continue }
+        // Where there are many namespaces a request is not cheap: it gets a
+        // twentieth of the time.
+        let next = ContinuousClock.now + max(wait, requestTook * 20)
+        if let planned = due[key], planned <= next { continue }
+        due[key] = next
+        group.addTask { await self.recheck(key, at: next) }
       }
       group.cancelAll()
     }
@@ -50,22 +56,31 @@ public actor Tuner<P: Policy>: AnyTuner {
   public func forget(_ namespace: NamespaceID) { states[namespace] = nil }
 
   /// Has the kernel report, for a policy that wants to know how things stand.
-  private func recheck(_ key: NamespaceID?, after wait: Duration) async {
-    await loop.sleep(for: wait)
-    waiting.remove(key)
-    guard !Task.isCancelled, let request, states[key] != nil else { return }
-    do {
-      try request.request()
-    } catch {
-      log.error("\(P.name): \(error)")
+  private func recheck(_ key: NamespaceID?, at time: ContinuousClock.Instant) async {
+    await loop.sleep(for: ContinuousClock.now.duration(to: time))
+    // An earlier one may have come in between.
+    guard !Task.isCancelled, due[key] == time else { return }
+    due[key] = nil
+    guard let request, states[key] != nil else { return }
+    let start = ContinuousClock.now
+    if case .iterator = request.hook.attachment {
+      await namespaces.iterate(request)
+    } else {
+      do {
+        try request.request()
+      } catch {
+        log.error("\(P.name): \(error)")
+      }
     }
+    requestTook = ContinuousClock.now - start
   }
 
   private func handle(_ event: KernelEvent, _ key: NamespaceID?) async {
-    guard let observation = P.observe(event, freeMemory: Memory.free()) else {
+    guard let seen = P.observe(event, freeMemory: Memory.free()) else {
       log.warning("\(P.name): an event of an unknown scenario \(event.scenario), ignoring")
       return
     }
+    let observation = P.complete(seen)
     var decision = states[key, default: makePolicy(learningRate)].decide(observation)
     if decision == .survey {
       let sum = await namespaces.survey { try P.survey(observation) }
@@ -127,6 +142,8 @@ public protocol NamespaceProvider: Actor {
   /// Reads a number inside each namespace; their sum. Leaves out those that
   /// have gone.
   func survey(_ read: @Sendable () throws -> Int64) async -> Int64
+  /// Runs an iterator in each namespace.
+  func iterate(_ hook: Attached) async
   /// An administrator's write to a global tunable: its tuner is disabled in
   /// every namespace, also in those to come.
   func administratorWroteGlobally(_ write: AdministratorWrite)

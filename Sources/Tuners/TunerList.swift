@@ -4,6 +4,7 @@ public import Kernel
 public let tuners: [any Policy.Type] = [
   TCPBuffer.self,
   Neigh.self,
+  TCPMemory.self,
 ]
 
 extension Tunable {

@@ -96,6 +96,7 @@ private actor Namespaces: NamespaceProvider {
   }
 
   func own() -> NetworkNamespace { namespace(around.directory.own) }
+  func iterate(_ hook: Attached) async { try? hook.iterate() }
   func administratorWroteGlobally(_ write: AdministratorWrite) {}
   func survey(_ read: @Sendable () throws -> Int64) async -> Int64 { 1 << 20 }
 

@@ -28,9 +28,11 @@ final class MirrorTests: XCTestCase {
 
   func testNamesAndTunablesAreUnique() {
     XCTAssertEqual(Set(tuners.map { $0.name }).count, tuners.count)
-    let names = tuners.flatMap { $0.tunables.map(\.name) }
-    XCTAssertEqual(Set(names).count, names.count, "a tunable belongs to one tuner")
-    for name in names { XCTAssertLessThan(name.utf8.count, 64, "\(name): too long for an event") }
+    for tuner in tuners {
+      let names = tuner.tunables.map(\.name)
+      XCTAssertEqual(Set(names).count, names.count, tuner.name)
+    }
+    for name in tuners.flatMap({ $0.tunables.map(\.name) }) { XCTAssertLessThan(name.utf8.count, 64, "\(name): too long for an event") }
   }
 
   func testEveryHookNamesAProgramThatExists() throws {
