@@ -96,7 +96,14 @@ private actor Namespaces: NamespaceProvider {
   }
 
   func own() -> NetworkNamespace { namespace(around.directory.own) }
-  func iterate(_ hook: Attached) async { try? hook.iterate() }
+  func iterate(_ hook: Attached) async {
+    for place in await around.directory.reachable().values {
+      guard let id = await around.directory.identify(place) else { continue }
+      _ = try? await around.directory.inside(id) { () throws(BPFObject.Failure) in
+        try hook.iterate()
+      }
+    }
+  }
   func administratorWroteGlobally(_ write: AdministratorWrite) {}
   func survey(_ read: @Sendable () throws -> Int64) async -> Int64 { 1 << 20 }
 

@@ -63,4 +63,87 @@ final class TCPMemoryTests: IntegrationTestCase {
     await namespace.delete()
     return (queues.count, queues.sent, whole, resets)
   }
+
+  // MARK: No room left
+
+  func testReliefWhereTheMemoryAllowsNoMore() async throws {
+    let namespace = try await hungry("relief")
+    let other = try await hungry("other")
+    try await TestNamespace.initial.set(Self.limits, Self.little)
+    try await TestNamespace.initial.set(Self.singlePages, "0")
+    // On a machine of 128 MiB the limits are above their bounds already.
+    let tuner = try await OneTuner<TCPMemory> {
+      TCPMemory(
+        learningRate: $0,
+        times: TCPMemory.Times(look: .milliseconds(100), calm: .seconds(1)),
+        memory: 128 << 20)
+    }
+    do {
+      let few = try await FullQueues(in: other, count: 2, bytes: 1 << 20)
+      let queues = try await FullQueues(in: namespace, count: 80, bytes: 1 << 20)
+      try await eventually(upTo: 20, "smaller buffers: \(tuner.lines.all)") {
+        try await namespace.maximum(Self.wmem) < 4_194_304
+      }
+      let metrics = try await namespace.sysctl(Self.noMetrics)
+      let pages = try await TestNamespace.initial.sysctl(Self.singlePages)
+      let others = try await other.maximum(Self.wmem)
+      let limits = try await TestNamespace.initial.sysctl(Self.limits)
+      XCTAssertEqual(metrics, "1")
+      XCTAssertEqual(pages, "1")
+      XCTAssertEqual(others, 4_194_304, "it holds little")
+      XCTAssertEqual(limits, Self.little, "out of bounds")
+      queues.closeSenders()
+      few.closeSenders()
+      _ = await queues.drain()
+      _ = await few.drain()
+      try await eventually(upTo: 20, "everything back: \(tuner.lines.all)") {
+        let buffer = try await namespace.maximum(Self.wmem)
+        let metrics = try await namespace.sysctl(Self.noMetrics)
+        let pages = try await TestNamespace.initial.sysctl(Self.singlePages)
+        return buffer == 4_194_304 && metrics == "0" && pages == "0"
+      }
+    } catch {
+      await tuner.stop()
+      throw error
+    }
+    await tuner.stop()
+    await namespace.delete()
+    await other.delete()
+  }
+
+  // MARK: Orphans
+
+  func testMoreOrphansAreAllowed() async throws {
+    let without = try await abandon()
+    XCTAssertGreaterThan(without.resets, 0, "the kernel alone resets connections")
+    try await TestNamespace.initial.set(Self.orphans, "16")
+    let daemon = try await Daemon("--allow", "tcp-memory")
+    _ = try await abandon()
+    try await daemon.line(containing: "tcp_max_orphans 16 -> ")
+    let with = try await abandon()
+    try await daemon.stop()
+    XCTAssertEqual(with.resets, 0)
+    XCTAssertEqual(with.whole, 60)
+  }
+
+  /// Closes connections with data that nobody takes, in two lots: the kernel
+  /// counts orphans ten times a second.
+  private func abandon() async throws -> (resets: Int, whole: Int) {
+    let namespace = try await hungry("orphans")
+    if try await TestNamespace.initial.sysctl(Self.orphans) == "131072" {
+      try await TestNamespace.initial.set(Self.orphans, "16")
+    }
+    let first = try await FullQueues(in: namespace, count: 30, bytes: 1 << 18)
+    let second = try await FullQueues(in: namespace, count: 30, bytes: 1 << 18)
+    first.closeSenders()
+    try await eventually("the kernel to count orphans") { try TCPAccount.orphans() >= 20 }
+    try await Task.sleep(for: .milliseconds(300))
+    second.closeSenders()
+    let resets = try await TCPAccount.counter("TCPAbortOnMemory", in: namespace)
+    async let one = first.drain()
+    async let two = second.drain()
+    let whole = await one + two
+    await namespace.delete()
+    return (resets, whole)
+  }
 }
