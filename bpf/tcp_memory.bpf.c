@@ -69,6 +69,8 @@ enum tcp_memory_value {
 	TCP_MEMORY_RECEIVERS,
 	TCP_MEMORY_SEND_LIMIT,		/* bytes: tcp_wmem[2] */
 	TCP_MEMORY_RECEIVE_LIMIT,	/* bytes: tcp_rmem[2] */
+	TCP_MEMORY_CERTAIN,		/* 1: a reset is known to be for memory or
+					 * orphans, 0: it may be */
 };
 
 EXPORT_ENUM(tcp_memory_scenario);
@@ -110,7 +112,7 @@ static __always_inline void remember(struct proto *prot)
 
 /* An event about all of TCP. `limits` are the three numbers of tcp_mem. */
 static __always_inline void report(struct net *net, struct proto *prot, __u16 scenario,
-				   __s64 pages, const long *limits)
+				   __s64 pages, const long *limits, bool certain)
 {
 	struct bpftune_event event = {};
 
@@ -122,6 +124,7 @@ static __always_inline void report(struct net *net, struct proto *prot, __u16 sc
 	event.values[TCP_MEMORY_LOW] = limits[0];
 	event.values[TCP_MEMORY_PRESSURE] = limits[1];
 	event.values[TCP_MEMORY_HIGH] = limits[2];
+	event.values[TCP_MEMORY_CERTAIN] = certain;
 	emit(&event, sizeof(event));
 }
 
@@ -139,7 +142,8 @@ static __always_inline void look(struct sock *sk, struct net *net)
 		return;
 	if (pages < limits[1] - limits[1] / 8)
 		return;
-	report(net, prot, pages > limits[2] ? TCP_MEMORY_EXHAUSTED : TCP_MEMORY_NEAR, pages, limits);
+	report(net, prot, pages > limits[2] ? TCP_MEMORY_EXHAUSTED : TCP_MEMORY_NEAR, pages, limits,
+	       true);
 }
 
 /* Each segment that comes in for a connection, of data or an acknowledgement. */
@@ -172,6 +176,7 @@ int BPF_PROG(tcp_memory_reset, struct sock *sk, void *skb)
 {
 	struct sock___memory *memory = (void *)sk;
 	struct proto *prot;
+	bool certain = false;
 	long limits[3];
 	__s64 pages;
 
@@ -182,6 +187,7 @@ int BPF_PROG(tcp_memory_reset, struct sock *sk, void *skb)
 		if (ctx[2] != bpf_core_enum_value(enum sk_rst_reason___memory,
 						  SK_RST_REASON_TCP_ABORT_ON_MEMORY___memory))
 			return 0;
+		certain = true;
 	} else if (BPF_CORE_READ(memory, sk_socket)) {
 		return 0;
 	}
@@ -190,7 +196,7 @@ int BPF_PROG(tcp_memory_reset, struct sock *sk, void *skb)
 	if (bpf_probe_read_kernel(limits, sizeof(limits), BPF_CORE_READ(prot, sysctl_mem)))
 		return 0;
 	report(BPF_CORE_READ(sk, __sk_common.skc_net.net), prot,
-	       pages > limits[2] ? TCP_MEMORY_RESET : TCP_MEMORY_ORPHAN, pages, limits);
+	       pages > limits[2] ? TCP_MEMORY_RESET : TCP_MEMORY_ORPHAN, pages, limits, certain);
 	return 0;
 }
 

@@ -87,7 +87,7 @@ public struct TCPMemory: Policy {
   /// `enum tcp_memory_value` in bpf/tcp_memory.bpf.c: which number is which.
   private enum Value: Int, CaseIterable {
     case pages, low, pressure, high
-    case sending, received, senders, receivers, sendLimit, receiveLimit
+    case sending, received, senders, receivers, sendLimit, receiveLimit, certain
   }
 
   public static let mirrors: [String: [String: Int64]] = [
@@ -102,7 +102,7 @@ public struct TCPMemory: Policy {
       uniqueKeysWithValues: zip(
         [
           "PAGES", "LOW", "PRESSURE", "HIGH", "SENDING", "RECEIVED", "SENDERS", "RECEIVERS",
-          "SEND_LIMIT", "RECEIVE_LIMIT",
+          "SEND_LIMIT", "RECEIVE_LIMIT", "CERTAIN",
         ].map { "TCP_MEMORY_" + $0 }, Value.allCases.map { Int64($0.rawValue) })),
   ]
 
@@ -132,6 +132,8 @@ public struct TCPMemory: Policy {
     /// Orphans, and how many there may be; 0 when not known.
     public var orphans: Int64 = 0
     public var mostOrphans: Int64 = 0
+    /// Whether the kernel has said that a reset was for memory or orphans.
+    public var isCertain = false
     /// Nanoseconds of the kernel's monotonic clock.
     public var time: UInt64
 
@@ -154,7 +156,7 @@ public struct TCPMemory: Policy {
         bytes: value(.sending), sockets: value(.senders), limit: value(.sendLimit)),
       receiving: Use(
         bytes: value(.received), sockets: value(.receivers), limit: value(.receiveLimit)),
-      available: freeMemory, time: event.time)
+      available: freeMemory, isCertain: value(.certain) != 0, time: event.time)
   }
 
   public static func complete(_ observation: Observation) -> Observation {
@@ -219,8 +221,9 @@ public struct TCPMemory: Policy {
   // MARK: Deciding
 
   public mutating func decide(_ seen: Observation) -> Decision {
-    guard seen.limits.count == 3, seen.limits[0] > 0, seen.limits[1] > 0,
-      seen.limits[2] > 0, seen.pages >= 0
+    let known = 1...Int64(1) << 40
+    guard seen.limits.count == 3, seen.limits.allSatisfy(known.contains),
+      (0...known.upperBound).contains(seen.pages)
     else { return .leave("no limits are known") }
     switch seen.scenario {
     case .orphan: return allowOrphans(seen)
@@ -257,7 +260,7 @@ public struct TCPMemory: Policy {
     let shares = [wanted / 4 * 3, wanted, wanted / 2 * 3]
     let new = (0..<3).map { max(seen.limits[$0], min(shares[$0], bounds[$0], most)) }
     // A raise of the last alone helps when the others are at their bounds.
-    guard new[0] <= new[1], new[1] <= new[2], new[2] <= Self.limits.bounds.upperBound,
+    guard most > seen.limits[2], new[0] <= new[1], new[1] <= new[2], new[2] <= Self.limits.bounds.upperBound,
       (0..<3).contains(where: { new[$0] > seen.limits[$0] + seen.limits[$0] / 16 })
     else { return nil }
     return Self.value(new)
@@ -292,11 +295,12 @@ public struct TCPMemory: Policy {
   /// An orphan is reset when there are too many; one whose peer does not answer
   /// counts up to four times (`tcp_too_many_orphans` in net/ipv4/tcp.c).
   private mutating func allowOrphans(_ seen: Observation) -> Decision {
-    guard seen.mostOrphans >= 0, seen.orphans.multipliedReportingOverflow(by: 4).partialValue
-      > seen.mostOrphans
+    let known = 0...Int64(Int32.max)
+    guard known.contains(seen.mostOrphans), known.contains(seen.orphans),
+      seen.isCertain || seen.orphans > seen.mostOrphans / 4
     else { return .leave("\(seen.orphans) orphans are not many: reset for another reason") }
-    let words = "\(seen.orphans) connections that no process holds any more, of"
-      + " \(seen.mostOrphans) allowed: the kernel resets them with data unsent"
+    let words = "too many connections that no process holds any more, for \(seen.mostOrphans)"
+      + " allowed (\(seen.orphans) are left): the kernel resets them with data unsent"
     guard !seen.isNear else {
       return .hold("\(words); memory is short, so that stays", about: "tcp_max_orphans")
     }

@@ -106,7 +106,9 @@ extension TCPMemory {
     }
   }
 
-  private func held(_ seen: Observation) -> Int64 { seen.sending.bytes + seen.receiving.bytes }
+  private func held(_ seen: Observation) -> Int64 {
+    seen.sending.bytes.addingReportingOverflow(seen.receiving.bytes).partialValue
+  }
 
   /// Smaller maxima in a namespace that holds more than its share.
   private func shrink(_ seen: Observation) -> [Adjustment] {

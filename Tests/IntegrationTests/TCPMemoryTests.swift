@@ -119,7 +119,7 @@ final class TCPMemoryTests: IntegrationTestCase {
     try await TestNamespace.initial.set(Self.orphans, "16")
     let daemon = try await Daemon("--allow", "tcp-memory")
     _ = try await abandon()
-    try await daemon.line(containing: "tcp_max_orphans 16 -> ")
+    _ = try await daemon.line(containing: "tcp_max_orphans 16 -> ")
     let with = try await abandon()
     try await daemon.stop()
     XCTAssertEqual(with.resets, 0)
