@@ -96,6 +96,8 @@ enum tcp_buffer_value {
 	TCP_BUFFER_PORTS,		/* local << 16 | remote */
 	TCP_BUFFER_NEED,		/* bytes: what the paths of the namespace carry */
 	TCP_BUFFER_INITIAL,		/* bytes: tcp_wmem[1] or tcp_rmem[1] */
+	TCP_BUFFER_CARRIED,		/* bytes that a path of the namespace took in
+					 * its shortest round trip, at most */
 };
 
 EXPORT_ENUM(tcp_buffer_scenario);

@@ -21,25 +21,25 @@ struct tcp_sock___latency {
 
 #pragma clang attribute pop
 
-/* The most that a connection of the namespace needed lately: bytes of buffer. */
-struct need {
+/* The most that a path of the namespace took in its shortest round trip lately. */
+struct carried {
 	__u64 since_ns;
 	__u64 now;
 	__u64 before;		/* in the window before this one */
 };
 
-#define NEED_WINDOW (10 * NSEC_PER_SEC)
+#define CARRIED_WINDOW (10 * NSEC_PER_SEC)
 
 /* By namespace and, in place of a scenario, direction. */
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__uint(max_entries, 4096);
 	__type(key, struct fold_key);
-	__type(value, struct need);
-} tcp_needs SEC(".maps");
+	__type(value, struct carried);
+} tcp_carried SEC(".maps");
 
-/* Takes note of a connection's need; the largest of its namespace. */
-static __always_inline __u64 largest_need(struct bpftune_event_header *header, __u64 bytes)
+/* Takes note of what a connection's path took; the most in its namespace. */
+static __always_inline __u64 most_carried(struct bpftune_event_header *header, __u64 bytes)
 {
 	struct fold_key key = {
 		.netns_cookie = header->netns_cookie,
@@ -47,24 +47,24 @@ static __always_inline __u64 largest_need(struct bpftune_event_header *header, _
 		.source = header->source,
 		.scenario = header->scenario,
 	};
-	struct need first = { .since_ns = header->ktime_ns, .now = bytes };
-	struct need *need;
+	struct carried first = { .since_ns = header->ktime_ns, .now = bytes };
+	struct carried *known;
 	__u64 age;
 
-	need = bpf_map_lookup_elem(&tcp_needs, &key);
-	if (!need) {
-		bpf_map_update_elem(&tcp_needs, &key, &first, BPF_ANY);
+	known = bpf_map_lookup_elem(&tcp_carried, &key);
+	if (!known) {
+		bpf_map_update_elem(&tcp_carried, &key, &first, BPF_ANY);
 		return bytes;
 	}
-	age = header->ktime_ns - need->since_ns;
-	if (age > NEED_WINDOW) {
-		need->before = age > 2 * NEED_WINDOW ? 0 : need->now;
-		need->now = 0;
-		need->since_ns = header->ktime_ns;
+	age = header->ktime_ns - known->since_ns;
+	if (age > CARRIED_WINDOW) {
+		known->before = age > 2 * CARRIED_WINDOW ? 0 : known->now;
+		known->now = 0;
+		known->since_ns = header->ktime_ns;
 	}
-	if (bytes > need->now)
-		need->now = bytes;
-	return need->now > need->before ? need->now : need->before;
+	if (bytes > known->now)
+		known->now = bytes;
+	return known->now > known->before ? known->now : known->before;
 }
 
 /* The round trip has doubled, and by more than is worth no mention. */
@@ -99,8 +99,10 @@ static __always_inline void send_queue(struct tcp_sock *tp)
 		carried = in_flight;
 		interval = rtt;
 	}
+	carried = carried * rtt_min / interval;
 	fill_header(&event.header, net, TCP_BUFFER_SEND_QUEUE);
-	need = largest_need(&event.header, carried * rtt_min / interval * 7 / 4);
+	carried = most_carried(&event.header, carried);
+	need = carried * 7 / 4;
 	if (!queue_stands(rtt, rtt_min))
 		return;
 	limit = net->ipv4.sysctl_tcp_wmem[2];
@@ -111,7 +113,7 @@ static __always_inline void send_queue(struct tcp_sock *tp)
 	event.values[TCP_BUFFER_LIMIT] = limit;
 	event.values[TCP_BUFFER_SIZE] = sk->sk_sndbuf;
 	event.values[TCP_BUFFER_IN_FLIGHT] = in_flight;
-	event.values[TCP_BUFFER_WINDOW] = (__u64)tp->snd_cwnd * tp->mss_cache;
+	event.values[TCP_BUFFER_CARRIED] = carried;
 	event.values[TCP_BUFFER_RTT] = rtt;
 	event.values[TCP_BUFFER_RTT_MIN] = rtt_min;
 	event.values[TCP_BUFFER_NEED] = need;
@@ -132,7 +134,7 @@ static __always_inline void receive_queue(struct tcp_sock *tp)
 	__u32 rtt = tp->rcv_rtt_est.rtt_us >> 3;
 	__u32 rtt_min = tp->rtt_min.s[0].v;
 	struct bpftune_event event = {};
-	__u64 elapsed, copied, ratio = 128, need;
+	__u64 elapsed, copied, carried, ratio = 128, need;
 	int limit;
 
 	if (!rtt || rtt_min > rtt)
@@ -146,8 +148,9 @@ static __always_inline void receive_queue(struct tcp_sock *tp)
 	if (bpf_core_field_exists(rate->scaling_ratio) && rate->scaling_ratio)
 		ratio = rate->scaling_ratio;
 	fill_header(&event.header, net, TCP_BUFFER_RECEIVE_QUEUE);
-	need = largest_need(&event.header,
-			    copied * rtt_min / elapsed * 256 / ratio * 5 / 4);
+	carried = copied * rtt_min / elapsed;
+	carried = most_carried(&event.header, carried);
+	need = carried * 256 / ratio * 11 / 8;
 	if (!queue_stands(rtt, rtt_min))
 		return;
 	limit = net->ipv4.sysctl_tcp_rmem[2];
@@ -158,7 +161,7 @@ static __always_inline void receive_queue(struct tcp_sock *tp)
 	event.values[TCP_BUFFER_LIMIT] = limit;
 	event.values[TCP_BUFFER_SIZE] = sk->sk_rcvbuf;
 	event.values[TCP_BUFFER_IN_FLIGHT] = copied * rtt / elapsed;
-	event.values[TCP_BUFFER_WINDOW] = 65535ULL << SMALL_FIELD(tp, rx_opt.rcv_wscale);
+	event.values[TCP_BUFFER_CARRIED] = carried;
 	event.values[TCP_BUFFER_RTT] = rtt;
 	event.values[TCP_BUFFER_RTT_MIN] = rtt_min;
 	event.values[TCP_BUFFER_NEED] = need;

@@ -11,7 +11,8 @@ struct Bench: AsyncParsableCommand {
     abstract: "Measures bpftune in namespaces of its own. Needs root and iperf3.")
 
   enum Group: String, CaseIterable, ExpressibleByArgument {
-    case footprint, latency, throughput, convergence, namespaces, neighbours
+    case footprint, latency, throughput, convergence, namespaces, neighbours, memory
+    case latencyUnderLoad = "latency-under-load"
   }
 
   @Flag(help: "Print JSON.")
@@ -33,6 +34,8 @@ struct Bench: AsyncParsableCommand {
         case .convergence: try await measureConvergence()
         case .namespaces: try await measureNamespaces()
         case .neighbours: try await measureNeighbours()
+        case .memory: try await measureMemorySqueeze()
+        case .latencyUnderLoad: try await measureQueue()
         }
       rows += measured
     }

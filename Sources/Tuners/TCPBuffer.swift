@@ -84,7 +84,7 @@ public struct TCPBuffer: Policy {
     case limit, size, inFlight, window, rtt, rttMin
     case memory, memoryLow, memoryPressure, memoryHigh
     case peerHigh, peerLow, ports
-    case need, initial
+    case need, initial, carried
   }
 
   public static let mirrors: [String: [String: Int64]] = [
@@ -100,6 +100,7 @@ public struct TCPBuffer: Policy {
         [
           "LIMIT", "SIZE", "IN_FLIGHT", "WINDOW", "RTT", "RTT_MIN", "MEMORY", "MEMORY_LOW",
           "MEMORY_PRESSURE", "MEMORY_HIGH", "PEER_HIGH", "PEER_LOW", "PORTS", "NEED", "INITIAL",
+          "CARRIED",
         ].map { "TCP_BUFFER_" + $0 }, Value.allCases.map { Int64($0.rawValue) })),
   ]
 
@@ -123,6 +124,9 @@ public struct TCPBuffer: Policy {
     public var need: Int64 = 0
     /// Bytes: the starting size in force; where a queue stands.
     public var initial: Int64 = 0
+    /// Bytes that a path of the namespace took in its shortest round trip, at
+    /// most; where a queue stands.
+    public var carried: Int64 = 0
     /// Pages that TCP holds in all, and the three limits of `tcp_mem`.
     public var memory: Int64
     public var memoryLimits: [Int64]
@@ -144,7 +148,7 @@ public struct TCPBuffer: Policy {
       scenario: scenario, limit: value(.limit), size: value(.size), inFlight: value(.inFlight),
       window: value(.window), rtt: value(.rtt),
       rttMin: value(.rttMin) == Int64(UInt32.max) ? 0 : value(.rttMin), need: value(.need),
-      initial: value(.initial), memory: value(.memory),
+      initial: value(.initial), carried: value(.carried), memory: value(.memory),
       memoryLimits: [value(.memoryLow), value(.memoryPressure), value(.memoryHigh)],
       freeMemory: freeMemory, peer: PeerAddress(high: value(.peerHigh), low: value(.peerLow)),
       localPort: value(.ports) >> 16 & 0xffff, remotePort: value(.ports) & 0xffff,
@@ -180,6 +184,8 @@ public struct TCPBuffer: Policy {
   var knownPaths: Int { known.count }
   /// For how long a step that brought nothing stops the next one.
   private static let memoryOfSteps: UInt64 = 60_000_000_000
+  /// Nanoseconds without a queue after which what was lowered goes up.
+  private static let withoutQueue: UInt64 = 500_000_000
   /// Bytes: a step to more than this has to be confirmed. A connection in slow
   /// start overshoots the path's capacity for a round trip, and fills whatever
   /// it is given.
@@ -211,7 +217,11 @@ public struct TCPBuffer: Policy {
     defer { self.known[path] = known }
     if let step = known.step, let why = pointless(seen, after: step) { return .leave(why) }
     let tunable = seen.scenario == .sendLimit ? Self.sendMaximum : Self.receiveMaximum
-    if let why = queues[tunable]?.keepsDown(seen, bestRTT: known.bestRTT) { return .leave(why) }
+    let isLowered = queues[tunable]?.lowered != nil
+    if let why = queues[tunable]?.keepsDown(seen, bestRTT: known.bestRTT) {
+      known.unconfirmed = nil
+      return .leave(why)
+    }
 
     let growth = growth(seen, bestRTT: known.bestRTT)
     guard growth > 1 else {
@@ -227,7 +237,10 @@ public struct TCPBuffer: Policy {
           + " the memory calls for (\(Words.bytes(ceiling)))")
     }
     let isDoubtful = wanted > Self.confirmAbove || hasQueue(seen, bestRTT: known.bestRTT)
-    if isDoubtful, !confirms(seen, known.unconfirmed) {
+    // A connection that starts has no queue yet: where there was one, it has to
+    // have none for longer.
+    let time = isLowered ? Self.withoutQueue : UInt64(clamping: seen.rtt) * 1000
+    if isDoubtful || isLowered, !confirms(seen, known.unconfirmed, after: time) {
       if known.unconfirmed?.limit != seen.limit { known.unconfirmed = seen }
       return .leave("a step to \(Words.bytes(wanted)) waits for a second event")
     }
@@ -251,10 +264,11 @@ public struct TCPBuffer: Policy {
       + " (\(Words.microseconds(step.rtt)) -> \(Words.microseconds(seen.rtt))), not the rate higher"
   }
 
-  /// Whether the connection still stands at the same limit a round trip later.
-  private func confirms(_ seen: Observation, _ first: Observation?) -> Bool {
+  /// Whether the connection still stands at the same limit that time, in
+  /// nanoseconds, later: no less than a round trip.
+  private func confirms(_ seen: Observation, _ first: Observation?, after time: UInt64) -> Bool {
     guard let first, first.limit == seen.limit else { return false }
-    return seen.time &- first.time >= UInt64(clamping: seen.rtt) * 1000
+    return seen.time &- first.time >= max(time, UInt64(clamping: seen.rtt) * 1000)
   }
 
   /// By how much one step multiplies the limit. Small buffers are further from

@@ -48,7 +48,8 @@ extension TCPBuffer {
     private static let gap: UInt64 = 12_000_000_000
 
     /// Whether a queue has stood for long enough, with this event.
-    mutating func lasts(_ time: UInt64) -> Bool {
+    mutating func lasts(_ seen: Observation) -> Bool {
+      let time = seen.time
       if count == 0 || time < last || time - last > Self.gap {
         since = time
         count = 0
@@ -63,7 +64,13 @@ extension TCPBuffer {
       guard let lowered, let reason, seen.limit < lowered.from else { return nil }
       var best = bestRTT
       if seen.rttMin > 0 { best = min(best, seen.rttMin) }
-      if seen.peer == reason.peer { best = min(best, reason.rttMin) }
+      if seen.peer == reason.peer {
+        best = min(best, reason.rttMin)
+        let now = Double(seen.inFlight) * Double(best) / Double(max(seen.rtt, 1))
+        if now < Double(reason.carried) * 1.1 {
+          return "the path carries no more than before: \(Words.rate(seen.inFlight, in: seen.rtt))"
+        }
+      }
       guard seen.rtt / 115 > best / 100 else { return nil }
       return "more would only stand in a queue: the round trip is \(Words.microseconds(seen.rtt))"
         + " against \(Words.microseconds(best)) at best"
@@ -99,7 +106,7 @@ extension TCPBuffer {
     if queue.lowered != nil, seen.size > seen.limit + seen.limit / 8 {
       return .leave("\(words), but its buffer is older than the limit")
     }
-    guard queue.lasts(seen.time) else { return .leave("\(words), but not for long") }
+    guard queue.lasts(seen) else { return .leave("\(words), but not for long") }
     if let lowered = queue.lowered, lowered.to == seen.limit, let reason = queue.reason,
       reason.peer == seen.peer, rate(seen) < rate(reason) / 5 * 4
     {
