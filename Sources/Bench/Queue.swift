@@ -1,3 +1,4 @@
+import Glibc
 import TestSupport
 
 /// The round trip under load on a link of 20 Mbit/s with a queue of 2 MB, with

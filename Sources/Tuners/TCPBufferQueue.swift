@@ -38,6 +38,8 @@ extension TCPBuffer {
     private(set) var notBefore: UInt64 = 0
     private(set) var hold = Self.shortestHold
     private var lastReversal: UInt64 = 0
+    /// The last change was downwards.
+    private var isDown = false
 
     static let shortestHold: UInt64 = 30_000_000_000
     static let longestHold: UInt64 = 3_600_000_000_000
@@ -81,14 +83,18 @@ extension TCPBuffer {
         lowered = (lowered?.from ?? old, new)
         reason = seen
         count = 0
+        isDown = true
         return
       }
       guard let lowered, new > lowered.to else { return }
+      defer { if new >= lowered.from { self.lowered = nil } }
+      // A second step up is no change of direction.
+      guard isDown else { return }
+      isDown = false
       if time &- lastReversal > Self.longestHold { hold = Self.shortestHold }
       lastReversal = time
       notBefore = time &+ hold
       hold = min(hold * 2, Self.longestHold)
-      if new >= lowered.from { self.lowered = nil }
     }
   }
 

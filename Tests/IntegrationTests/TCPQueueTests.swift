@@ -7,6 +7,7 @@ import XCTest
 final class TCPQueueTests: IntegrationTestCase {
   func testTheQueueGoesAndTheThroughputStays() async throws {
     let path = try await SlowLink.path()
+    let inode = path.left.inode
     let server = try await Iperf.server(in: path.right)
     let without = try await SlowLink.run(path, 4)
     let daemon = try await Daemon("--allow", "tcp-buffer")
@@ -27,7 +28,7 @@ final class TCPQueueTests: IntegrationTestCase {
       XCTAssertGreaterThan(maximum, SlowLink.carried)
       XCTAssertLessThan(maximum, 1 << 20)
     }
-    let change = daemon.changes(of: Self.wmem).first { $0.contains("\(path.left.inode)") } ?? ""
+    let change = daemon.changes(of: Self.wmem).first { $0.contains("\(inode)") } ?? ""
     XCTAssertTrue(change.contains("only stands in a queue"), change)
   }
 
@@ -69,15 +70,15 @@ final class TCPQueueLongTests: IntegrationTestCase {
       try await Task.sleep(for: .seconds(2))
       rounds += 1
     }
+    let isDisabled = daemon.isDisabled(in: path.left) || daemon.isDisabled(in: path.right)
+    let (left, right) = (path.left.inode, path.right.inode)
     try await daemon.stop()
     far.signal(SIGTERM)
     near.signal(SIGTERM)
     await path.close()
-    XCTAssertFalse(daemon.isDisabled(in: path.left), daemon.command.output)
-    for (namespace, tunable) in [
-      (path.left, Self.wmem), (path.left, Self.rmem), (path.right, Self.rmem),
-    ] {
-      let lines = daemon.changes(of: tunable).filter { $0.contains("\(namespace.inode)") }
+    XCTAssertFalse(isDisabled, "something else has set buffers here")
+    for (inode, tunable) in [(left, Self.wmem), (left, Self.rmem), (right, Self.rmem)] {
+      let lines = daemon.changes(of: tunable).filter { $0.contains("netns \(inode)") }
       let reversals = Self.reversals(lines)
       print("\(tunable): \(lines.count) changes, \(reversals) reversals in \(rounds) rounds")
       // The wait before it comes down again doubles: 30 s, a minute, two, four.
