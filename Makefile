@@ -4,14 +4,24 @@
 PREFIX ?= /usr/local
 DESTDIR ?=
 SWIFT ?= swift
-RELEASE = --configuration release --static-swift-stdlib
+# No path of this checkout goes into what is built.
+RELEASE = --configuration release --static-swift-stdlib \
+	-Xswiftc -file-prefix-map -Xswiftc $(CURDIR)=. -Xcc -ffile-prefix-map=$(CURDIR)=.
+VERSION := $(shell sed -n 's/.*let version = "\(.*\)"/\1/p' Sources/App/Bpftune.swift)
+# Of the packages, where the same version is packaged once more.
+REVISION ?= 1
+PACKAGES = .build/packages
+# The time of the last commit stands for that of the build, so that the same
+# commit gives the same bytes.
+export SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct 2>/dev/null || echo 0)
 # What `make run` passes to the daemon.
 ARGS ?= --foreground --verbose
 
 # Chosen on the command line or in the environment.
 export KERNEL TESTS
 
-.PHONY: run test test-long build install bench lint demo clean deps test-vm
+.PHONY: run test test-long build install bench lint demo clean deps test-vm new-tuner \
+	check-new-tuner deb rpm tarball sign test-service test-packages test-bare test-arm64
 
 ## run: build, and run the daemon in the foreground until Ctrl-C
 run: build
@@ -31,13 +41,23 @@ test-long: deps
 build: deps
 	$(SWIFT) build $(RELEASE) --product bpftune
 
-## install: executable, man pages and licence, below DESTDIR and PREFIX
+## install: all that belongs to the service, below DESTDIR and PREFIX
 install: build
-	install -D -m 755 .build/release/bpftune $(DESTDIR)$(PREFIX)/sbin/bpftune
-	for page in man/*.8; do \
-		install -D -m 644 $$page $(DESTDIR)$(PREFIX)/share/man/man8/$${page##*/} || exit 1; \
-	done
-	install -D -m 644 LICENSE $(DESTDIR)$(PREFIX)/share/doc/bpftune/LICENSE
+	packaging/install .build/release/bpftune "$(DESTDIR)" $(PREFIX)
+
+## deb, rpm, tarball: packages in .build/packages, built from this checkout
+deb: build
+	packaging/deb/build $(VERSION) $(REVISION) $(PACKAGES)
+
+rpm: build
+	rpm/build $(VERSION) $(REVISION) $(PACKAGES)
+
+tarball: deps
+	packaging/tarball $(VERSION) $(PACKAGES) $(SWIFT) build $(RELEASE) --product bpftune
+
+## sign: with the key KEY: signed rpm, checksums, detached signatures
+sign:
+	packaging/sign "$(KEY)" $(PACKAGES)
 
 ## demo: two namespaces, a long path, small buffers; before and after
 demo: deps
@@ -53,11 +73,39 @@ bench: deps
 test-vm: deps
 	Tests/vm/suite
 
+## new-tuner: lay out the files of a new tuner; NAME=its-name
+new-tuner:
+	@scripts/new-tuner "$(NAME)"
+
+## check-new-tuner: what new-tuner lays out compiles and passes its tests
+check-new-tuner: deps
+	scripts/check-new-tuner
+
+## test-service: the deb under a systemd of its own, in a container
+test-service: deb
+	Tests/service/service
+
+## test-packages: rpm, tarball, signatures, bill of materials, the same bytes again
+test-packages: deb rpm tarball
+	Tests/service/packages
+
+## test-arm64: the BPF objects and the C parts, compiled for it
+test-arm64: deps
+	Tests/service/arm64
+
+## test-bare: make run and make test on a bare Debian with nothing but Swift
+test-bare:
+	Tests/service/bare
+
 ## lint: formatting, man pages, shell scripts
 lint: deps
 	$(SWIFT) format lint --strict --recursive Sources Tests Plugins Package.swift
 	mandoc -T lint -W warning man/*.8
-	shellcheck .ci/run scripts/deps Tests/vm/run Tests/vm/init Tests/vm/suite Tests/vm/kernels
+	shellcheck .ci/run scripts/deps scripts/new-tuner scripts/check-new-tuner \
+		Tests/vm/run Tests/vm/init Tests/vm/suite Tests/vm/kernels \
+		packaging/install packaging/tarball packaging/sign packaging/deb/build packaging/deb/*inst \
+		packaging/deb/*rm rpm/build Tests/service/*
+	perl -c packaging/sbom
 
 ## deps: install the libraries and tools that are missing, by apt or dnf
 deps:

@@ -20,15 +20,16 @@ let package = Package(
     .executableTarget(
       name: "App",
       dependencies: [
-        "Tuners", "Kernel", "CShims",
+        "Tuners", "State", "Kernel", "CShims",
         .product(name: "ArgumentParser", package: "swift-argument-parser"),
         .product(name: "Logging", package: "swift-log"),
       ],
       swiftSettings: swiftSettings),
     .target(
       name: "Tuners",
-      dependencies: ["Kernel", .product(name: "Logging", package: "swift-log")],
+      dependencies: ["State", "Kernel", .product(name: "Logging", package: "swift-log")],
       swiftSettings: swiftSettings),
+    .target(name: "State", dependencies: ["Kernel", "CShims"], swiftSettings: swiftSettings),
     .target(
       name: "Kernel",
       dependencies: ["CShims", .product(name: "SystemPackage", package: "swift-system")],
@@ -39,7 +40,7 @@ let package = Package(
       cSettings: [.unsafeFlags(["-Wall", "-Wextra", "-Werror", "-I/usr/include/libnl3"])],
       linkerSettings: [
         .linkedLibrary("bpf"), .linkedLibrary("elf"), .linkedLibrary("z"),
-        .linkedLibrary("nl-3"), .linkedLibrary("nl-route-3"),
+        .linkedLibrary("nl-3"), .linkedLibrary("nl-route-3"), .linkedLibrary("sqlite3"),
       ]),
 
     // At build time: bpf/*.bpf.c -> object -> Swift source in Kernel.
@@ -47,12 +48,12 @@ let package = Package(
     .executableTarget(name: "EmbedBPF", swiftSettings: swiftSettings),
 
     .testTarget(
-      name: "PolicyTests", dependencies: ["Tuners", "Kernel", "CShims"],
+      name: "PolicyTests", dependencies: ["Tuners", "State", "Kernel", "CShims"],
       swiftSettings: swiftSettings),
     .testTarget(
       name: "IntegrationTests",
       dependencies: [
-        "TestSupport", "Kernel", "Tuners", .product(name: "Logging", package: "swift-log"),
+        "TestSupport", "Kernel", "State", "Tuners", .product(name: "Logging", package: "swift-log"),
       ],
       swiftSettings: swiftSettings),
     // What the integration tests and the benchmarks share.
@@ -78,6 +79,10 @@ let package = Package(
     // Adds neighbours as fast as the kernel takes them.
     .executableTarget(
       name: "neighbour-adder", path: "Tests/NeighbourAdder",
+      cSettings: [.unsafeFlags(["-Wall", "-Wextra", "-Werror", "-O2"])]),
+    // Sends packets as fast as the kernel takes them.
+    .executableTarget(
+      name: "packet-sender", path: "Tests/PacketSender",
       cSettings: [.unsafeFlags(["-Wall", "-Wextra", "-Werror", "-O2"])]),
   ],
   swiftLanguageModes: [.v6],

@@ -16,6 +16,7 @@
 #define NUD_STALE 0x04
 #define NUD_DELAY 0x08
 #define NUD_PROBE 0x10
+#define NUD_USABLE (NUD_REACHABLE | NUD_STALE | NUD_DELAY | NUD_PROBE)
 
 /* include/uapi/linux/if.h */
 #define IFF_UP 1
@@ -110,12 +111,14 @@ EXPORT_ENUM(neigh_value);
 /* What is known of a table. */
 struct table_state {
 	__u64 table;		/* address of its struct neigh_table */
+	__u64 evicted_ns;	/* when one was evicted last */
+	/* Every CPU reads those above for each entry: the rest in lines of its own. */
+	__u64 apart[14];
 	__u64 mark_ns;		/* when it had mark_entries */
 	__s32 mark_entries;
 	__u32 reserved;
 	__u64 rate;		/* entries a second, between the last two marks */
 	__u64 refused;
-	__u64 evicted_ns;	/* when one was evicted last */
 	__u64 churn_ns;		/* start of the window that is counted */
 	__u64 churned;		/* entries made again in it */
 	__u64 away_ns;		/* the longest that one of them was away */
@@ -250,15 +253,14 @@ static __always_inline bool filling(struct table_state *state, __s64 entries, __
 	return (hard - entries) * NSEC_PER_SEC / state->rate < ANSWER;
 }
 
-/* Made again soon after it was evicted: counted, and reported when many are. */
+/* Usable again soon after it was evicted: counted, and reported when many are. */
 #define CHURN_WINDOW (10 * NSEC_PER_SEC)
 #define CHURN_MEMORY (60 * NSEC_PER_SEC)
 #define CHURN_MANY 64
 
-static __always_inline void made_again(struct neigh_table *tbl, struct net_device *dev,
-				       const void *pkey, struct table_state *state, int family)
+static __always_inline void made_again(struct neighbour *n, struct table_state *state, int family)
 {
-	struct neigh_key key = { .table = (__u64)tbl, .device = (__u64)dev };
+	struct neigh_key key = { .table = (__u64)n->tbl, .device = (__u64)n->dev };
 	struct bpftune_event event;
 	__u64 now, *evicted, away;
 	__u64 cookie;
@@ -268,7 +270,7 @@ static __always_inline void made_again(struct neigh_table *tbl, struct net_devic
 		state->evicted_ns = 0;
 		return;
 	}
-	bpf_probe_read_kernel(key.address, family == AF_INET6 ? 16 : 4, pkey);
+	bpf_probe_read_kernel(key.address, family == AF_INET6 ? 16 : 4, &n->primary_key);
 	evicted = bpf_map_lookup_elem(&neigh_evicted, &key);
 	if (!evicted)
 		return;
@@ -288,15 +290,15 @@ static __always_inline void made_again(struct neigh_table *tbl, struct net_devic
 		return;
 
 	__builtin_memset(&event, 0, sizeof(event));
-	fill_header(&event.header, BPF_CORE_READ(dev, nd_net.net), NEIGH_CHURN);
+	fill_header(&event.header, BPF_CORE_READ(n, dev, nd_net.net), NEIGH_CHURN);
 	cookie = event.header.netns_cookie;
 	/* The two tables of a namespace are folded apart. */
 	event.header.netns_cookie = cookie << 1 | (family == AF_INET6);
 	if (!fold(&event.header, 0))
 		return;
 	event.header.netns_cookie = cookie;
-	fill_table(&event, tbl, state);
-	fill_device(&event, dev, family);
+	fill_table(&event, n->tbl, state);
+	fill_device(&event, n->dev, family);
 	event.values[NEIGH_COUNT] = state->churned;
 	event.values[NEIGH_AWAY] = state->away_ns / NSEC_PER_MSEC;
 	state->churned = 0;
@@ -337,22 +339,6 @@ int BPF_PROG(neigh_create, struct neigh_table *tbl, struct net_device *dev, cons
 	return 0;
 }
 
-/*
- * The same moment, with the address: as a raw tracepoint, since older kernels
- * (6.12 still) refuse an argument of `const void *` to those with types.
- */
-SEC("raw_tp/neigh_create")
-int BPF_PROG(neigh_make_again, struct neigh_table *tbl, struct net_device *dev,
-	     const void *pkey)
-{
-	int family = BPF_CORE_READ(tbl, family);
-	struct table_state *state = state_of(family);
-
-	if (state && state->evicted_ns)
-		made_again(tbl, dev, pkey, state, family);
-	return 0;
-}
-
 /* An entry goes: remembered if it was usable, and its device still is. */
 SEC("tp_btf/neigh_cleanup_and_release")
 int BPF_PROG(neigh_evict, struct neighbour *n, int rc)
@@ -362,7 +348,7 @@ int BPF_PROG(neigh_evict, struct neighbour *n, int rc)
 	struct neigh_key key = { .table = (__u64)n->tbl, .device = (__u64)n->dev };
 	__u64 now;
 
-	if (!state || !(n->nud_state & (NUD_REACHABLE | NUD_STALE | NUD_DELAY | NUD_PROBE)))
+	if (!state || !(n->nud_state & NUD_USABLE))
 		return 0;
 	if (!(n->dev->flags & IFF_UP) || n->dev->state & LINK_STATE_NOCARRIER)
 		return 0;
@@ -424,6 +410,7 @@ static __always_inline void report_pace(struct neighbour *n, enum neigh_scenario
 }
 
 /*
+ * An entry whose address was found may be one that was evicted shortly before.
  * A new entry that becomes stale at once was learned from ARP that nobody here
  * had asked for: with arp_accept from gratuitous ARP, without it only from
  * requests for an address of this host (arp_process in net/ipv4/arp.c). One
@@ -433,8 +420,16 @@ SEC("tp_btf/neigh_update")
 int BPF_PROG(neigh_learn, struct neighbour *n, const __u8 *lladdr, __u8 new, __u32 flags,
 	     __u32 nlmsg_pid)
 {
+	struct table_state *state;
+	int family;
 	__u64 count;
 
+	if (new & NUD_USABLE && !(n->nud_state & NUD_USABLE)) {
+		family = n->tbl->family;
+		state = state_of(family);
+		if (state && state->evicted_ns)
+			made_again(n, state, family);
+	}
 	if (nlmsg_pid)
 		return 0;
 	if (new == NUD_STALE && n->nud_state == NUD_NONE && n->tbl->family == AF_INET) {

@@ -4,6 +4,14 @@
  */
 #include "bpftune.bpf.h"
 
+/* Mirrored by SysctlWatch.Scenario in Sources/Tuners/SysctlWatch.swift. */
+enum sysctl_watch_scenario {
+	SYSCTL_WRITTEN = 1,
+	SYSCTL_FLOOD = 2,	/* so many that the rest are not sent */
+};
+
+EXPORT_ENUM(sysctl_watch_scenario);
+
 /* The daemon's own thread group id, as the kernel counts (not a container). */
 const volatile __u32 own_tgid = 0;
 
@@ -22,6 +30,48 @@ struct {
 	__type(value, __u32);
 } watched_sysctls SEC(".maps");
 
+struct writer {
+	__u64 netns_cookie;
+	__u64 netns_inode;
+};
+
+struct pace {
+	__u64 since_ns;
+	__u64 count;
+};
+
+/* Writes from each namespace in the current second. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 1024);
+	__type(key, struct writer);
+	__type(value, struct pace);
+} sysctl_paces SEC(".maps");
+
+/* Nobody writes as many by hand, nor does sysctl(8) at boot. */
+#define WRITES_MANY 200
+
+/*
+ * A container must not fill the ring by writing its own tunables in a loop.
+ * Whether this write is one too many.
+ */
+static __always_inline bool too_many(struct bpftune_event_header *header)
+{
+	struct writer writer = {
+		.netns_cookie = header->netns_cookie,
+		.netns_inode = header->netns_inode,
+	};
+	struct pace first = { .since_ns = header->ktime_ns, .count = 1 };
+	struct pace *pace = bpf_map_lookup_elem(&sysctl_paces, &writer);
+
+	if (!pace || header->ktime_ns - pace->since_ns > NSEC_PER_SEC) {
+		bpf_map_update_elem(&sysctl_paces, &writer, &first, BPF_ANY);
+		return false;
+	}
+	__sync_fetch_and_add(&pace->count, 1);
+	return pace->count > WRITES_MANY;
+}
+
 /* Whether it is one of those that every device has. */
 static __always_inline bool is_watched_anywhere(struct bpf_sysctl *ctx)
 {
@@ -38,6 +88,7 @@ int sysctl_watch(struct bpf_sysctl *ctx)
 {
 	struct bpftune_sysctl_event *event;
 	struct task_struct *task = (void *)bpf_get_current_task();
+	struct bpftune_event_header header;
 	struct sysctl_name name = {};
 	__u32 tgid;
 
@@ -50,6 +101,12 @@ int sysctl_watch(struct bpf_sysctl *ctx)
 	tgid = current_tgid();
 	if (tgid == own_tgid)
 		return 1;
+	fill_header(&header, current_net(), SYSCTL_WRITTEN);
+	if (too_many(&header)) {
+		header.scenario = SYSCTL_FLOOD;
+		if (!fold(&header, 0))
+			return 1;
+	}
 
 	event = bpf_ringbuf_reserve(&events, sizeof(*event), 0);
 	if (!event) {
@@ -57,7 +114,7 @@ int sysctl_watch(struct bpf_sysctl *ctx)
 		return 1;
 	}
 	__builtin_memset(event, 0, sizeof(*event));
-	fill_header(&event->header, current_net(), 0);
+	event->header = header;
 	event->header.pid = tgid;
 	BPF_CORE_READ_INTO(&event->comm, task, comm);
 	__builtin_memcpy(event->name, name.bytes, sizeof(event->name));

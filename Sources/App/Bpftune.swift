@@ -72,6 +72,6 @@ func missingPrivilege() -> Failure? {
   let missing = Privileges.missing()
   guard !missing.isEmpty else { return nil }
   return Failure(
-    "needs root: \(missing.joined(separator: " and ")) missing (run it with sudo or as a service)",
+    "needs root: \(missing.names.joined(separator: " and ")) missing (run it with sudo or as a service)",
     exit: Failure.noPermission)
 }

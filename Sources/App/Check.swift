@@ -37,6 +37,13 @@ private struct Report: Encodable {
     let reason: String
   }
 
+  /// The daemon that runs.
+  struct Running: Encodable {
+    let pid: Int32
+    let capabilities: [String]
+    let noNewPrivileges: Bool
+  }
+
   struct Line: Encodable {
     let owner: String
     let signal: String
@@ -48,6 +55,9 @@ private struct Report: Encodable {
   let kernel: String
   let cgroup: String
   let namespaces: String
+  let daemon: Running?
+  /// What a daemon holds once it is ready.
+  let capabilities = Privileges.kept.names
   let signals: [Line]
   let verdict: String
   let works: Bool
@@ -58,6 +68,12 @@ private struct Report: Encodable {
     let hooks = try Hooks(programs: programs, tuners: tuners)
     cgroup = root.path
     kernel = KernelVersion.release
+    daemon = InstanceLock.holder().flatMap { pid in
+      Privileges.held(by: pid).map { held in
+        Running(
+          pid: pid, capabilities: held.capabilities.names, noNewPrivileges: held.noNewPrivileges)
+      }
+    }
     let directory = try NamespaceDirectory(loop: KernelLoop())
     namespaces =
       directory.hasCookies
@@ -91,7 +107,15 @@ private struct Report: Encodable {
   func printTable() {
     print("kernel      \(kernel)")
     print("cgroup v2   \(cgroup)")
-    print("namespaces  \(namespaces)\n")
+    print("namespaces  \(namespaces)")
+    if let daemon {
+      let held = daemon.capabilities.isEmpty ? "none" : daemon.capabilities.joined(separator: ", ")
+      let more = daemon.noNewPrivileges ? "" : ", and can get more"
+      print("daemon      runs with pid \(daemon.pid), holds \(held)\(more)")
+    } else {
+      print("daemon      does not run; once ready it holds \(Privileges.kept) and no more")
+    }
+    print("")
     let rows =
       [("TUNER", "SIGNAL", "HOOK")] + signals.map { ($0.owner, $0.signal, $0.hook ?? "none") }
     let widths = [rows.map(\.0.count).max() ?? 0, rows.map(\.1.count).max() ?? 0]

@@ -62,7 +62,10 @@ final class Daemon: Sendable {
     self.log = log
     let directory = try NamespaceDirectory(loop: loop)
     around = NetworkNamespace.Surroundings(
-      loop: loop, directory: directory, journal: Journal(loop: loop), dryRun: options.dryRun,
+      loop: loop, directory: directory, 
+      journal: Journal(
+        loop: loop, own: directory.own, directory: options.stateDirectory, dryRun: options.dryRun,
+        log: log), dryRun: options.dryRun,
       allowedRisks: Set(options.allowRisky.compactMap(\.risk)), log: log)
     let programs = try Programs(
       cgroup: CgroupRoot(path: options.cgroup), families: options.hooks.families)
@@ -90,6 +93,7 @@ final class Daemon: Sendable {
       hooks: hooks, tunerEvents: tunerEvents, sysctlEvents: sysctlEvents,
       namespaceEvents: namespaceEvents, losses: pump.lossReports,
       ready: { [self] in announce() })
+    async let _: Void = tellAlive()
     for await signal in stops {
       log.info("stopping on signal \(signal)")
       break
@@ -99,10 +103,26 @@ final class Daemon: Sendable {
     let putBack = await supervisor.stop(rollBack: options.rollback)
     await serving
     await summarize(putBack: putBack)
+    await around.journal.close()
+  }
+
+  /// Feeds the service manager's watchdog, from a timer of the loop that takes
+  /// events: when the loop is stuck, so is this. Without a watchdog no timer runs.
+  private func tellAlive() async {
+    guard let interval = ServiceManager.watchdogInterval else { return }
+    while !Task.isCancelled {
+      ServiceManager.notify("WATCHDOG=1")
+      await around.loop.sleep(for: interval / 2)
+    }
   }
 
   private func announce() {
     Memory.giveBackFreed()
+    do {
+      try Privileges.giveUpTheRest()
+    } catch {
+      log.warning("keeps capabilities that it does not need: \(error)")
+    }
     let names = options.chosenTuners.map { $0.name }.joined(separator: ", ")
     let mode = options.dryRun ? "advising (dry run)" : "tuning"
     log.info("bpftune \(Bpftune.version): \(mode) with \(names)")

@@ -6,10 +6,20 @@ import Glibc
 /// however it ends.
 struct InstanceLock: ~Copyable {
   static let directory = "/run/bpftune"
+  private static let path = directory + "/lock"
   private let fd: Int32
 
+  /// The daemon that runs, if one does and its process can be seen from here.
+  static func holder() -> pid_t? {
+    let fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW)
+    guard fd >= 0 else { return nil }
+    defer { close(fd) }
+    let pid = bpftune_lock_holder(fd)
+    return pid > 0 ? pid : nil
+  }
+
   init() throws {
-    let path = Self.directory + "/lock"
+    let path = Self.path
     guard mkdir(Self.directory, 0o755) == 0 || errno == EEXIST else {
       throw Failure("cannot create \(Self.directory): \(errorText())", exit: .failure)
     }

@@ -47,6 +47,12 @@ struct Options: ParsableArguments {
   var log: LogDestination?
 
   @Option(
+    name: .customLong("state-dir"),
+    help: ArgumentHelp(
+      "Where to keep what was changed and what happened.", valueName: "dir"))
+  var stateDirectory = "/var/lib/bpftune"
+
+  @Option(
     name: .long,
     help: ArgumentHelp(
       "For debugging: the families of hooks to use, with commas between: \(HookFamilies.allowed).",

@@ -2,6 +2,17 @@ import Glibc
 
 /// Tells systemd how the service stands (sd_notify(3)), when it asked.
 enum ServiceManager {
+  /// How often the manager wants to hear that the service is alive, at the
+  /// latest (sd_watchdog_enabled(3)); nil when it does not.
+  static var watchdogInterval: Duration? {
+    guard let text = getenv("WATCHDOG_USEC"), let microseconds = Int64(String(cString: text)),
+      microseconds > 0
+    else { return nil }
+    // Meant for another process, which this one inherited it from.
+    if let pid = getenv("WATCHDOG_PID"), Int32(String(cString: pid)) != getpid() { return nil }
+    return .microseconds(microseconds)
+  }
+
   /// Sends assignments such as `READY=1`. Without NOTIFY_SOCKET it does
   /// nothing; a manager that does not listen is no reason to fail.
   static func notify(_ assignments: String...) {

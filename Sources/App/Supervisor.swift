@@ -6,15 +6,15 @@ import Tuners
 /// and a `NetworkNamespace` for each namespace, spawned when it appears and
 /// torn down when it goes.
 actor Supervisor: NamespaceProvider {
-  private let around: NetworkNamespace.Surroundings
+  let around: NetworkNamespace.Surroundings
   private let learningRate: LearningRate
-  private let policies: [any Policy.Type]
+  let policies: [any Policy.Type]
   nonisolated var unownedExecutor: UnownedSerialExecutor {
     around.loop.asUnownedSerialExecutor()
   }
 
-  private var namespaces: [NamespaceID: NetworkNamespace] = [:]
-  private var tuners: [any AnyTuner] = []
+  private(set) var namespaces: [NamespaceID: NetworkNamespace] = [:]
+  private(set) var tuners: [any AnyTuner] = []
   /// Unbounded, since what is in it exists already.
   private let spawned: AsyncStream<NetworkNamespace>
   private let spawn: AsyncStream<NetworkNamespace>.Continuation
@@ -51,10 +51,12 @@ actor Supervisor: NamespaceProvider {
     tuners = policies.map {
       $0.tuner(
         loop: around.loop, learningRate: learningRate, namespaces: self,
-        request: hooks.requests[$0.name], log: around.log)
+        request: hooks.requests[$0.name], lookingEvery: hooks.looks[$0.name], log: around.log)
     }
     _ = namespace(around.directory.own)
     await adoptExisting(hooks)
+    await takeUp()
+    await startWarm()
     ready()
 
     await withDiscardingTaskGroup { group in
@@ -127,6 +129,12 @@ actor Supervisor: NamespaceProvider {
   func administratorWroteGlobally(_ write: AdministratorWrite) {
     everywhere[write.tuner] = everywhere[write.tuner] ?? write
     for namespace in namespaces.values { namespace.administratorWrote(write) }
+  }
+
+  /// The same of one that an earlier daemon has seen.
+  func recallGlobally(_ write: AdministratorWrite) async {
+    everywhere[write.tuner] = everywhere[write.tuner] ?? write
+    for namespace in namespaces.values { await namespace.recall(write) }
   }
 
   // MARK: Namespaces come and go

@@ -11,7 +11,7 @@ struct Bench: AsyncParsableCommand {
     abstract: "Measures bpftune in namespaces of its own. Needs root and iperf3.")
 
   enum Group: String, CaseIterable, ExpressibleByArgument {
-    case footprint, latency, throughput, convergence, namespaces, neighbours, memory
+    case footprint, latency, throughput, convergence, namespaces, neighbours, drops, memory
     case latencyUnderLoad = "latency-under-load"
   }
 
@@ -34,6 +34,7 @@ struct Bench: AsyncParsableCommand {
         case .convergence: try await measureConvergence()
         case .namespaces: try await measureNamespaces()
         case .neighbours: try await measureNeighbours()
+        case .drops: try await measureDrops()
         case .memory: try await measureMemorySqueeze()
         case .latencyUnderLoad: try await measureQueue()
         }

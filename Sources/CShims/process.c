@@ -4,9 +4,11 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/capability.h>
 #include <linux/sched.h>
 #include <linux/sched/types.h>
 #include <signal.h>
+#include <sys/prctl.h>
 #include <sys/signalfd.h>
 #include <sys/syscall.h>
 #include <syslog.h>
@@ -71,6 +73,36 @@ int bpftune_signal_next(int fd)
 	struct signalfd_siginfo info;
 
 	return read(fd, &info, sizeof(info)) == sizeof(info) ? (int)info.ssi_signo : -1;
+}
+
+int bpftune_keep_capabilities(uint64_t keep)
+{
+	struct __user_cap_header_struct header = { .version = _LINUX_CAPABILITY_VERSION_3 };
+	struct __user_cap_data_struct data[2];
+	int number;
+
+	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
+		return -1;
+	prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0);
+	/* Fails without CAP_SETPCAP: whoever withheld that has set the bounds. */
+	for (number = 0; prctl(PR_CAPBSET_READ, number, 0, 0, 0) >= 0; number++)
+		if (!(keep >> number & 1))
+			prctl(PR_CAPBSET_DROP, number, 0, 0, 0);
+	if (syscall(SYS_capget, &header, data))
+		return -1;
+	for (number = 0; number < 2; number++) {
+		data[number].permitted &= keep >> (32 * number);
+		data[number].effective = data[number].permitted;
+		data[number].inheritable = 0;
+	}
+	return syscall(SYS_capset, &header, data);
+}
+
+pid_t bpftune_lock_holder(int fd)
+{
+	struct flock lock = { .l_type = F_WRLCK, .l_whence = SEEK_SET };
+
+	return fcntl(fd, F_GETLK, &lock) || lock.l_type == F_UNLCK ? 0 : lock.l_pid;
 }
 
 pid_t bpftune_lock(int fd)

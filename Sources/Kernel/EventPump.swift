@@ -59,7 +59,7 @@ public final class EventPump: @unchecked Sendable {
           .receive(UnsafeRawBufferPointer(start: data, count: size))
         return 0
       }, context, nil)
-    guard let ring else { throw SystemCallFailure("ring_buffer__new", "") }
+    guard ring != nil else { throw SystemCallFailure("ring_buffer__new", "") }
     // The map itself, not libbpf's epoll around it: one wake-up fewer.
     try loop.onReadable(programs.ring.fd) { [unowned self] in consume() }
   }

@@ -177,8 +177,8 @@ public actor NamespaceDirectory {
         found[inode] = .process(pid)
       }
     }
-    // A mount lasts longer than a process: it goes first.
-    for (inode, path) in Self.mounted() where inode != own.inode {
+    // A mount lasts longer than a process: it goes first, unless another hides it.
+    for (inode, path) in Self.mounted() where inode != own.inode && access(path, F_OK) == 0 {
       found[inode] = .mount(path: path)
     }
     return found

@@ -82,6 +82,7 @@ public final class Programs {
   /// fails: without any, the report has no hook.
   public func attach(_ signal: Signal, source: UInt16) -> (SignalReport, Attached?) {
     var refusals: [SignalReport.Refusal] = []
+    if let why = signal.notNeeded() { return (.notNeeded(signal, why), nil) }
     for hook in signal.hooks {
       guard hook.isAlwaysThere || families.contains(hook.family) else {
         refusals.append(.init(hook: hook.name, reason: "left out by --hooks"))

@@ -32,7 +32,7 @@ func descriptor(of operation: String, _ call: () -> Int32) throws(SystemCallFail
 
 /// The whole of a small file, or of one in /proc, whose size is not known
 /// before it is read.
-func contents(of path: String, limit: Int = 16 << 20) throws(SystemCallFailure) -> [UInt8] {
+public func contents(of path: String, limit: Int = 16 << 20) throws(SystemCallFailure) -> [UInt8] {
   let fd = open(path, O_RDONLY | O_CLOEXEC)
   guard fd >= 0 else { throw SystemCallFailure("open", path) }
   defer { close(fd) }

@@ -1,4 +1,5 @@
 public import Kernel
+public import State
 
 /// neigh: grows a neighbour table before it refuses an entry, keeps entries
 /// that are evicted only to be made again, and gives back what is not needed.
@@ -64,8 +65,7 @@ public struct Neigh: Policy {
       "neighbour made again",
       [
         Hook(
-          .section(.tracepoint), "raw_tp/neigh_create", object: "neigh",
-          program: "neigh_make_again")
+          .section(.tracepoint), "tp_btf/neigh_update", object: "neigh", program: "neigh_learn")
       ]),
     Signal(
       "neighbour evicted",
@@ -174,13 +174,8 @@ public struct Neigh: Policy {
       thresholds: [value(.threshold1), value(.threshold2), value(.threshold3)],
       rate: value(.rate), refused: value(.refused), need: value(.need), count: value(.count),
       away: value(.away), accepts: value(.accepts) != 0,
-      device: name(value(.nameLow), value(.nameHigh)), namespace: event.namespace,
+      device: Words.device(value(.nameLow), value(.nameHigh)), namespace: event.namespace,
       freeMemory: freeMemory, time: event.time)
-  }
-
-  /// The name of a device, 16 bytes in two numbers.
-  private static func name(_ low: Int64, _ high: Int64) -> String {
-    withUnsafeBytes(of: (low, high)) { String(decoding: $0.prefix { $0 != 0 }, as: UTF8.self) }
   }
 
   // MARK: State
@@ -336,6 +331,33 @@ public struct Neigh: Policy {
     }
     let place = Place(namespace: namespace, tunable: adjustment.tunable)
     kept[place] = learned(adjustment, outcome, kept[place])
+  }
+
+  public mutating func recall(_ holding: Holding, at time: UInt64) {
+    guard let original = holding.original.maximum, let written = holding.written.maximum else {
+      return
+    }
+    for table in NeighbourTable.allCases {
+      for number in 1...3 where holding.tunable == Self.threshold(number, of: table) {
+        var known = tables[table] ?? Table(original: [0, 0, 0])
+        known.original[number - 1] = original
+        known.raised.insert(number)
+        tables[table] = known
+      }
+    }
+    let path = holding.tunable.path
+    if let name = Self.dropGratuitous.device(inPath: path) {
+      let device = Device(namespace: holding.namespace, name: name)
+      floods[device] = Flood(dropping: true, since: time, hold: times.drop.nanoseconds)
+    }
+    let times = NeighbourTable.allCases.flatMap {
+      [Self.staleTime(of: $0), Self.reachableTime(of: $0)]
+    }
+    if times.contains(where: { $0.device(inPath: path) != nil }) {
+      kept[Place(namespace: holding.namespace, tunable: holding.tunable)] = Kept(
+        original: original, current: written, raised: true, last: time,
+        hold: self.times.keep.nanoseconds)
+    }
   }
 
   private func learned(_ adjustment: Adjustment, _ outcome: Outcome, _ kept: Kept?) -> Kept? {

@@ -1,5 +1,6 @@
 public import Kernel
 public import Logging
+public import State
 
 /// A network namespace: owns every write to its tunables.
 ///
@@ -35,7 +36,7 @@ public actor NetworkNamespace {
     case adjust(
       Adjustment, tuner: String, seenAt: UInt64, answer: CheckedContinuation<Outcome, Never>)
     case administratorWrote(AdministratorWrite)
-    case rollBack(answer: CheckedContinuation<Int, Never>)
+    case rollBack(Set<String>, answer: CheckedContinuation<Int, Never>)
   }
 
   private static let mailboxCapacity = 256
@@ -51,6 +52,8 @@ public actor NetworkNamespace {
   /// Tuners that an administrator's write has disabled here, and which write.
   private var disabled: [String: AdministratorWrite] = [:]
   private var folder = LogFolder()
+  /// Refusals that have a record.
+  private var noted: Set<String> = []
   private var name: String?
 
   public init(_ id: NamespaceID, around: Surroundings, disabled: [String: AdministratorWrite] = [:])
@@ -72,8 +75,8 @@ public actor NetworkNamespace {
         await record(adjustment, of: tuner, outcome, seenAt: seenAt)
       case .administratorWrote(let write):
         await yield(to: write)
-      case .rollBack(let answer):
-        answer.resume(returning: await putBack())
+      case .rollBack(let names, let answer):
+        answer.resume(returning: await putBack(names))
       }
     }
   }
@@ -90,15 +93,23 @@ public actor NetworkNamespace {
     }
   }
 
+  /// The same before `run()`.
+  public func carryOutFirst(_ adjustment: Adjustment, of tuner: String) async -> Outcome {
+    let now = KernelEvent.now()
+    let outcome = await apply(adjustment, of: tuner)
+    await record(adjustment, of: tuner, outcome, seenAt: now)
+    return outcome
+  }
+
   /// Takes note of an administrator's write: its tuner is disabled from now on.
   public nonisolated func administratorWrote(_ write: AdministratorWrite) {
     put(.administratorWrote(write))
   }
 
-  /// Puts back what the daemon changed here and still holds its value; how
-  /// many tunables that were.
-  public nonisolated func rollBack() async -> Int {
-    await withCheckedContinuation { put(.rollBack(answer: $0)) }
+  /// Puts back what the daemon changed here and still holds its value, of
+  /// these tunables or of all when no name is given; how many that were.
+  public nonisolated func rollBack(_ names: Set<String> = []) async -> Int {
+    await withCheckedContinuation { put(.rollBack(names, answer: $0)) }
   }
 
   /// What administrators have disabled here.
@@ -116,7 +127,7 @@ public actor NetworkNamespace {
   private nonisolated func refuse(_ request: Request, _ refusal: Refusal) {
     switch request {
     case .adjust(_, _, _, let answer): answer.resume(returning: .refused(refusal))
-    case .rollBack(let answer): answer.resume(returning: 0)
+    case .rollBack(_, let answer): answer.resume(returning: 0)
     case .administratorWrote(let write):
       // Must not be lost: it goes back in, in place of an adjustment.
       if refusal == .overloaded { put(.administratorWrote(write)) }
@@ -131,7 +142,7 @@ public actor NetworkNamespace {
     guard adjustment.wanted.numbers.allSatisfy(tunable.bounds.contains) else {
       return .refused(.outOfBounds(tunable.bounds))
     }
-    let ours = await around.journal.entry(tunable, in: id)?.written
+    let ours = await around.journal.holding(tunable, in: id)?.written
     let old: SysctlValue
     do {
       old = try await visit { () throws(Sysctl.Failure) in try Sysctl.read(tunable) }
@@ -151,17 +162,21 @@ public actor NetworkNamespace {
     let new = old.with(adjustment.wanted)
     if around.dryRun || !isAllowed(adjustment) { return .advised(old: old, new: new) }
 
-    await around.journal.willWrite(new, over: old, tunable, in: id, tuner: tuner)
+    await around.journal.willWrite(new, over: old, adjustment, in: id, name: name, tuner: tuner)
     do throws(Refusal) {
       let other = try await replace(tunable, old, with: new)
       if let other { throw .stale(current: other) }
     } catch {
-      await around.journal.didNotWrite(tunable, in: id, still: old)
+      let current = try? await visit { () throws(Sysctl.Failure) in try Sysctl.read(tunable) }
+      if case .stale = error {
+        await around.journal.didNotWrite(tunable, in: id, now: old, "\(error)")
+      } else {
+        await around.journal.didNotWrite(tunable, in: id, now: current, "\(error)")
+      }
       return .refused(error)
     }
     let time = KernelEvent.now()
-    await around.journal.didWrite(
-      new, over: old, tunable, in: id, scenario: adjustment.scenario)
+    await around.journal.didWrite(tunable, in: id)
     return .applied(old: old, new: new, at: time)
   }
 
@@ -199,16 +214,18 @@ public actor NetworkNamespace {
   // MARK: Administrators
 
   private func disable(_ tuner: String, _ write: AdministratorWrite) async {
-    await around.journal.release(write.tunable, in: id)
-    guard disabled.updateValue(write, forKey: tuner) == nil else { return }
     let here = await title()
+    await around.journal.administratorWrote(
+      write, in: id, name: name,
+      isWorthARecord: folder.admit("administrator \(write.tunable.name)") != nil)
+    guard disabled.updateValue(write, forKey: tuner) == nil else { return }
     around.log.notice(
       "\(write); \(tuner) is disabled in \(here) until the daemon is restarted")
   }
 
   /// The administrator's value stays, whatever was under way when it came.
   private func yield(to write: AdministratorWrite) async {
-    let ours = await around.journal.entry(write.tunable, in: id)?.written
+    let ours = await around.journal.holding(write.tunable, in: id)?.written
     await disable(write.tuner, write)
     guard let ours else { return }
     // The write was reported before the kernel carried it out. If what the
@@ -216,8 +233,8 @@ public actor NetworkNamespace {
     // after it: the administrator's value goes in again.
     let tunable = write.tunable
     let current = try? await visit { () throws(Sysctl.Failure) in try Sysctl.read(tunable) }
-    guard let current, current == ours, let wanted = current.overwritten(by: write.new),
-      wanted != current
+    guard let current, current == ours, let new = write.new,
+      let wanted = current.overwritten(by: new), wanted != current
     else { return }
     do {
       _ = try await replace(tunable, current, with: wanted)
@@ -227,21 +244,55 @@ public actor NetworkNamespace {
     }
   }
 
+  // MARK: Taking over
+
+  /// Goes on with what a daemon before this one changed; nil when it is not
+  /// the daemon's any more.
+  public func takeUp(_ holding: Holding, afterCrash: Bool) async -> Holding? {
+    let tunable = holding.tunable
+    let current = try? await visit { () throws(Sysctl.Failure) in try Sysctl.read(tunable) }
+    guard let current else {
+      await around.journal.release(holding)
+      return nil
+    }
+    switch holding.standing(of: current) {
+    case .ours(let value): return await around.journal.takeUp(holding, at: value)
+    case .original: await around.journal.release(holding)
+    case .someoneElses where afterCrash:
+      for owner in tunable.owners.sorted() {
+        await disable(
+          owner,
+          AdministratorWrite(
+            tunable: tunable, tuner: owner, process: 0, command: "", old: "\(holding.written)",
+            new: "\(current)"))
+      }
+    case .someoneElses: await around.journal.release(holding)
+    }
+    return nil
+  }
+
+  /// An administrator's write that an earlier daemon has seen still counts.
+  public func recall(_ write: AdministratorWrite) {
+    disabled[write.tuner] = disabled[write.tuner] ?? write
+  }
+
   // MARK: Rolling back
 
-  private func putBack() async -> Int {
+  private func putBack(_ names: Set<String>) async -> Int {
     var count = 0
     let here = await title()
-    for (tunable, entry) in await around.journal.changed()[id] ?? [] {
+    for holding in await around.journal.holdings(in: id)
+    where names.isEmpty || names.contains(holding.tunable.name) {
+      let tunable = holding.tunable
       do {
-        let current = entry.written
-        let original = entry.original
+        let current = holding.written
+        let original = holding.original
         if let other = try await replace(tunable, current, with: original) {
           around.log.notice(
             "\(tunable.name) is left at \(other) in \(here): someone else set it")
           continue
         }
-        await around.journal.release(tunable, in: id)
+        await around.journal.didPutBack(holding, name: name)
         count += 1
         around.log.notice("\(tunable.name) \(current) -> \(original) (\(here)): rolled back")
       } catch {
@@ -269,6 +320,7 @@ public actor NetworkNamespace {
     case .advised(let old, let new):
       guard let repeats = folder.admit("advice \(tunable) \(new)", most: 1) else { return }
       let here = await title()
+      await around.journal.note(adjustment, outcome, in: id, name: name, tuner: tuner)
       let risk = adjustment.risk.map {
         isAllowed(adjustment) ? "" : "; it \($0.warning), and so needs --allow-risky \($0.name)"
       }
@@ -281,11 +333,27 @@ public actor NetworkNamespace {
         guard let repeats = folder.admit("failed \(tunable)", most: 1) else { return }
         let here = await title()
         around.log.error("\(tuner): \(tunable) in \(here): \(refusal)\(repeats)")
+        await around.journal.note(adjustment, outcome, in: id, name: name, tuner: tuner)
+      case .administrator:
+        await noteOnce(adjustment, of: tuner, outcome)
+        guard let repeats = folder.admit("administrator \(tuner)", most: 1) else { return }
+        around.log.debug("\(tuner): \(tunable) refused in \(id): \(refusal)\(repeats)")
+      case .unavailable, .outOfBounds:
+        await noteOnce(adjustment, of: tuner, outcome)
+        fallthrough
       default:
         around.log.debug(
           "\(tuner): \(tunable) to \(adjustment.wanted) refused in \(id): \(refusal)")
       }
     }
+  }
+
+  /// A refusal that would come again and again has one record.
+  private func noteOnce(_ adjustment: Adjustment, of tuner: String, _ outcome: Outcome) async {
+    guard noted.count < 64, noted.insert("\(tuner) \(adjustment.tunable.name)").inserted else {
+      return
+    }
+    await around.journal.note(adjustment, outcome, in: id, name: name, tuner: tuner)
   }
 
   /// `netns 4026532281 "name"`.
@@ -305,14 +373,28 @@ public struct AdministratorWrite: Sendable, Equatable, CustomStringConvertible {
   /// 0 when the write itself was not seen, only what it left.
   public let process: Int32
   public let command: String
-  public let old: String
-  public let new: String
+  /// Nil for one of so many writes that they were not looked at one by one.
+  public let old: String?
+  public let new: String?
+
+  public init(
+    tunable: Tunable, tuner: String, process: Int32, command: String, old: String?,
+    new: String?
+  ) {
+    self.tunable = tunable
+    self.tuner = tuner
+    self.process = process
+    self.command = command
+    self.old = old
+    self.new = new
+  }
 
   public var description: String {
     let words = { (text: String) in
       text.split(whereSeparator: \.isWhitespace).joined(separator: " ")
     }
     let who = process == 0 ? "someone" : "pid \(process) (\(command))"
+    guard let old, let new else { return "\(who) sets tunables hundreds of times a second" }
     return "\(who) set \(tunable.name) from \(words(old)) to \(words(new))"
   }
 }

@@ -1,4 +1,5 @@
 public import Kernel
+public import State
 
 /// What a tuner is made of: the tunables that it owns, the signals that it
 /// needs, and how it decides.
@@ -30,9 +31,16 @@ public protocol Policy: Sendable {
   /// iterator is run in every namespace.
   static var request: Signal? { get }
 
+  /// Whether `look()` says how things stand, in place of a request.
+  static var looks: Bool { get }
+  /// Reads how things stand, on the daemon's thread and in its own namespace: at
+  /// the start, when `recheck` has passed, and at the interval of a poll. Throws
+  /// what the kernel's files make of it.
+  static func look() throws -> Observation
+
   init(learningRate: LearningRate)
 
-  /// How long it waits before it has `request` run, though no event may come:
+  /// How long it waits before it has `request` run or looks, though no event may come:
   /// asked after each decision. Nil for not at all, so that no timer runs.
   var recheck: Duration? { get }
 
@@ -50,6 +58,10 @@ public protocol Policy: Sendable {
   /// What to change, or why nothing, for `--verbose`.
   mutating func decide(_ observation: Observation) -> Decision
 
+  /// What a daemon before this one had changed and still holds its value. The
+  /// time is of the kernel's monotonic clock, in nanoseconds.
+  mutating func recall(_ holding: Holding, at time: UInt64)
+
   /// What became of an adjustment, so that the next decision knows.
   mutating func learn(_ adjustment: Adjustment, _ outcome: Outcome)
 }
@@ -59,12 +71,18 @@ extension Policy {
   public static var risks: [Risk] { [] }
   public static var adoption: Signal? { nil }
   public static var request: Signal? { nil }
+  public static var looks: Bool { false }
+  public static func look() throws -> Observation { throw LooksAtNothing() }
   public var recheck: Duration? { nil }
   public static func complete(_ observation: Observation) -> Observation { observation }
   public static func survey(_ observation: Observation) throws -> Int64 { 0 }
   public mutating func learn(surveyed sum: Int64, for observation: Observation) {}
+  public mutating func recall(_ holding: Holding, at time: UInt64) {}
   public mutating func learn(_ adjustment: Adjustment, _ outcome: Outcome) {}
 }
+
+/// A policy was asked to look that says it does not.
+struct LooksAtNothing: Error {}
 
 /// What a policy makes of an observation.
 public enum Decision: Sendable, Equatable {

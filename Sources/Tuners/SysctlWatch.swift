@@ -14,6 +14,13 @@ public actor SysctlWatch {
       Hook(.onAction, "compare before write"),
     ])
 
+  /// `enum sysctl_watch_scenario` in bpf/sysctl_watch.bpf.c.
+  public enum Scenario: UInt16, CaseIterable, Sendable {
+    case written = 1
+    /// So many in a second that the kernel side does not send the rest.
+    case flood = 2
+  }
+
   private let loop: KernelLoop
   public nonisolated var unownedExecutor: UnownedSerialExecutor {
     loop.asUnownedSerialExecutor()
@@ -52,6 +59,7 @@ public actor SysctlWatch {
   }
 
   private func handle(_ event: KernelEvent) async {
+    guard Scenario(rawValue: event.scenario) != .flood else { return await giveUp(event) }
     guard case .sysctlWrite(let command, let name, let old, let new) = event.payload,
       let (tunable, owners) = tunable(atPath: name)
     else { return }
@@ -78,6 +86,20 @@ public actor SysctlWatch {
       for write in writes { namespace.administratorWrote(write) }
     case .global:
       for write in writes { await namespaces.administratorWroteGlobally(write) }
+    }
+  }
+
+  /// What is written there cannot be followed: every tuner leaves it alone.
+  private func giveUp(_ event: KernelEvent) async {
+    guard case .sysctlWrite(let command, _, _, _) = event.payload else { return }
+    let namespace = await namespaces.namespace(event.namespace)
+    for (tunable, owners) in tunables.values {
+      for tuner in owners {
+        namespace.administratorWrote(
+          AdministratorWrite(
+            tunable: tunable, tuner: tuner, process: event.process, command: command, old: nil,
+            new: nil))
+      }
     }
   }
 }

@@ -1,4 +1,5 @@
 import Kernel
+public import State
 
 /// tcp-buffer: takes back what only makes a queue.
 ///
@@ -63,10 +64,10 @@ extension TCPBuffer {
 
     /// Why the maximum stays down though a connection is held back by it.
     func keepsDown(_ seen: Observation, bestRTT: Int64) -> String? {
-      guard let lowered, let reason, seen.limit < lowered.from else { return nil }
+      guard let lowered, seen.limit < lowered.from else { return nil }
       var best = bestRTT
       if seen.rttMin > 0 { best = min(best, seen.rttMin) }
-      if seen.peer == reason.peer {
+      if let reason, seen.peer == reason.peer {
         best = min(best, reason.rttMin)
         let now = Double(seen.inFlight) * Double(best) / Double(max(seen.rtt, 1))
         if now < Double(reason.carried) * 1.1 {
@@ -76,6 +77,12 @@ extension TCPBuffer {
       guard seen.rtt / 115 > best / 100 else { return nil }
       return "more would only stand in a queue: the round trip is \(Words.microseconds(seen.rtt))"
         + " against \(Words.microseconds(best)) at best"
+    }
+
+    /// What a daemon before this one had lowered.
+    mutating func recall(from old: Int64, to new: Int64) {
+      lowered = (old, new)
+      isDown = true
     }
 
     mutating func learn(_ old: Int64, _ new: Int64, _ time: UInt64, because seen: Observation?) {
@@ -149,6 +156,13 @@ extension TCPBuffer {
   /// Bytes in a second.
   private func rate(_ seen: Observation) -> Int64 {
     seen.inFlight.multipliedReportingOverflow(by: 1_000_000).partialValue / max(seen.rtt, 1)
+  }
+
+  public mutating func recall(_ holding: Holding, at time: UInt64) {
+    guard let old = holding.original.maximum, let new = holding.written.maximum, new < old,
+      holding.tunable == Self.sendMaximum || holding.tunable == Self.receiveMaximum
+    else { return }
+    queues[holding.tunable, default: Queue()].recall(from: old, to: new)
   }
 
   public mutating func learn(_ adjustment: Adjustment, _ outcome: Outcome) {

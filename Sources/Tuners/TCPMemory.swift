@@ -1,4 +1,5 @@
 public import Kernel
+public import State
 
 /// tcp-memory: keeps TCP away from the limits of its memory.
 ///
@@ -329,6 +330,14 @@ public struct TCPMemory: Policy {
     let from = raised?.from ?? old
     raised = from == new ? nil : (from, new)
     quietSince = nil
+  }
+
+  public mutating func recall(_ holding: Holding, at time: UInt64) {
+    if holding.tunable == Self.limits {
+      raised = (holding.original, holding.written)
+    } else {
+      relief.recall(holding, at: time)
+    }
   }
 
   func reason(_ seen: Observation) -> String {

@@ -1,4 +1,5 @@
 import Kernel
+import State
 
 /// What tcp-memory does while pressure is near and `tcp_mem` may not go up.
 extension TCPMemory {
@@ -30,6 +31,20 @@ extension TCPMemory {
       isUnderWay = true
       met = []
       barred = []
+    }
+
+    /// What a daemon before this one changed, and has not put back.
+    mutating func recall(_ holding: Holding, at time: UInt64) {
+      let tunables = [
+        TCPMemory.noMetrics, TCPMemory.noThreshold, TCPMemory.onlySinglePages,
+        TCPBuffer.sendMaximum, TCPBuffer.receiveMaximum,
+      ]
+      guard tunables.contains(holding.tunable), let original = holding.original.maximum,
+        let current = holding.written.maximum
+      else { return }
+      begin(time)
+      let place = Place(namespace: holding.namespace, tunable: holding.tunable)
+      changed[place] = (original, current)
     }
 
     mutating func end() {

@@ -1,5 +1,6 @@
 public import Kernel
 public import Logging
+public import State
 
 /// A tuner at work: takes its events off its stream, keeps one policy value a
 /// namespace or one for the machine, and has the namespace carry out what the
@@ -15,21 +16,26 @@ public actor Tuner<P: Policy>: AnyTuner {
   private let log: Logger
   /// By namespace; what is about the machine stands under `nil`.
   private var states: [NamespaceID?: P] = [:]
-  /// When the next `recheck` of a state is due.
+  /// When the next `recheck` of a state is due. One that was due later and has
+  /// been overtaken ends without doing anything.
   private var due: [NamespaceID?: ContinuousClock.Instant] = [:]
   /// How long the last request took.
   private var requestTook = Duration.zero
   private let request: Attached?
+  /// How often it looks where no hook tells; nil where one does.
+  private let interval: Duration?
   private let makePolicy: @Sendable (LearningRate) -> P
   private var folder = LogFolder()
 
   init(
     _ policy: P.Type, loop: KernelLoop, learningRate: LearningRate,
-    namespaces: any NamespaceProvider, request: Attached?, log: Logger,
+    namespaces: any NamespaceProvider, request: Attached?, lookingEvery interval: Duration? = nil,
+    log: Logger,
     makePolicy: @escaping @Sendable (LearningRate) -> P = { P(learningRate: $0) }
   ) {
     self.loop = loop
     self.request = request
+    self.interval = interval
     self.makePolicy = makePolicy
     self.learningRate = learningRate
     self.namespaces = namespaces
@@ -38,16 +44,22 @@ public actor Tuner<P: Policy>: AnyTuner {
 
   public func run(_ events: AsyncStream<KernelEvent>) async {
     await withDiscardingTaskGroup { group in
+      // What has been recalled may have to come down again.
+      for key in states.keys { arrange(key, &group) }
+      if P.looks {
+        await look(nil)
+        arrange(nil, &group)
+      }
+      if let interval { group.addTask { await self.poll(every: interval) } }
       for await event in events {
         let key = P.scope == .global ? nil : event.namespace
-        await handle(event, key)
-        guard request != nil, let wait = states[key]?.recheck else { continue }
-        // Where there are many namespaces a request is not cheap: it gets a
-        // twentieth of the time.
-        let next = ContinuousClock.now + max(wait, requestTook * 20)
-        if let planned = due[key], planned <= next { continue }
-        due[key] = next
-        group.addTask { await self.recheck(key, at: next) }
+        guard let observation = P.observe(event, freeMemory: Memory.free()) else {
+          log.warning("\(P.name): an event of an unknown scenario \(event.scenario), ignoring")
+          continue
+        }
+        await handle(
+          P.complete(observation), key, from: event.namespace, at: event.time, note: event.foldedNote)
+        arrange(key, &group)
       }
       group.cancelAll()
     }
@@ -55,13 +67,50 @@ public actor Tuner<P: Policy>: AnyTuner {
 
   public func forget(_ namespace: NamespaceID) { states[namespace] = nil }
 
-  /// Has the kernel report, for a policy that wants to know how things stand.
-  private func recheck(_ key: NamespaceID?, at time: ContinuousClock.Instant) async {
-    await loop.sleep(for: ContinuousClock.now.duration(to: time))
-    // An earlier one may have come in between.
-    guard !Task.isCancelled, due[key] == time else { return }
-    due[key] = nil
-    guard let request, states[key] != nil else { return }
+  public func recall(_ holding: Holding) {
+    guard holding.tuner == P.name else { return }
+    let key = P.scope == .global ? nil : holding.namespace
+    states[key, default: makePolicy(learningRate)].recall(holding, at: KernelEvent.now())
+  }
+
+  // MARK: Looking
+
+  /// Sees to it that things are looked at when the policy wants it.
+  private func arrange(_ key: NamespaceID?, _ group: inout DiscardingTaskGroup) {
+    guard P.looks || request != nil, let time = wish(key) else { return }
+    group.addTask { await self.recheck(key, at: time) }
+  }
+
+  /// When the policy wants to look; nil when it does not, or something is under
+  /// way that comes no later.
+  private func wish(_ key: NamespaceID?) -> ContinuousClock.Instant? {
+    guard let wait = states[key]?.recheck else { return nil }
+    // Where there are many namespaces a request is not cheap: it gets a twentieth
+    // of the time.
+    let time = ContinuousClock.now + max(wait, requestTook * 20)
+    if let planned = due[key], planned <= time { return nil }
+    due[key] = time
+    return time
+  }
+
+  private func recheck(_ key: NamespaceID?, at first: ContinuousClock.Instant) async {
+    var time = first
+    while true {
+      await loop.sleep(for: max(.zero, time - .now))
+      guard !Task.isCancelled, due[key] == time else { return }
+      due[key] = nil
+      guard states[key] != nil else { return }
+      // What a request has to tell comes as an event, and that arranges the next.
+      guard P.looks else { return await ask() }
+      await look(key)
+      guard let next = wish(key) else { return }
+      time = next
+    }
+  }
+
+  /// Has the kernel report.
+  private func ask() async {
+    guard let request else { return }
     let start = ContinuousClock.now
     if case .iterator = request.hook.attachment {
       await namespaces.iterate(request)
@@ -75,12 +124,32 @@ public actor Tuner<P: Policy>: AnyTuner {
     requestTook = ContinuousClock.now - start
   }
 
-  private func handle(_ event: KernelEvent, _ key: NamespaceID?) async {
-    guard let seen = P.observe(event, freeMemory: Memory.free()) else {
-      log.warning("\(P.name): an event of an unknown scenario \(event.scenario), ignoring")
-      return
+  private func look(_ key: NamespaceID?) async {
+    do {
+      let own = await namespaces.own().id
+      try await handle(P.look(), key, from: own, at: KernelEvent.now(), note: "")
+    } catch {
+      if let repeats = folder.admit("look", most: 1) {
+        log.error("\(P.name): \(error)\(repeats)")
+      }
     }
-    let observation = P.complete(seen)
+  }
+
+  private func poll(every interval: Duration) async {
+    while !Task.isCancelled {
+      await loop.sleep(for: interval)
+      if Task.isCancelled { return }
+      await look(nil)
+      while let time = wish(nil) { await recheck(nil, at: time) }
+    }
+  }
+
+  // MARK: Deciding
+
+  private func handle(
+    _ observation: P.Observation, _ key: NamespaceID?, from origin: NamespaceID, at time: UInt64,
+    note: String
+  ) async {
     var decision = states[key, default: makePolicy(learningRate)].decide(observation)
     if decision == .survey {
       let sum = await namespaces.survey { try P.survey(observation) }
@@ -93,7 +162,7 @@ public actor Tuner<P: Policy>: AnyTuner {
     case .hold(let why, let subject):
       if let repeats = folder.admit(subject, most: 1) { log.notice("\(P.name): \(why)\(repeats)") }
     case .leave(let why):
-      log.debug("\(P.name): \(event.namespace): nothing to change: \(why)\(event.foldedNote)")
+      log.debug("\(P.name): \(origin): nothing to change: \(why)\(note)")
     case .adjust(let adjustments):
       for adjustment in adjustments {
         // A global tunable is set from the daemon's own namespace, whichever
@@ -101,10 +170,10 @@ public actor Tuner<P: Policy>: AnyTuner {
         let namespace =
           switch adjustment.tunable.scope {
           case .perNamespace:
-            await namespaces.namespace(adjustment.namespace ?? event.namespace)
+            await namespaces.namespace(adjustment.namespace ?? origin)
           case .global: await namespaces.own()
           }
-        let outcome = await namespace.carryOut(adjustment, of: P.name, seenAt: event.time)
+        let outcome = await namespace.carryOut(adjustment, of: P.name, seenAt: time)
         states[key]?.learn(adjustment, outcome)
       }
     }
@@ -118,6 +187,8 @@ extension KernelEvent {
 /// A tuner, whatever its policy.
 public protocol AnyTuner: Actor {
   func run(_ events: AsyncStream<KernelEvent>) async
+  /// What a daemon before this one had changed.
+  func recall(_ holding: Holding)
   /// The namespace is gone: lets go of what was known of it.
   func forget(_ namespace: NamespaceID)
 }
@@ -126,11 +197,11 @@ extension Policy {
   /// A tuner with this policy.
   public static func tuner(
     loop: KernelLoop, learningRate: LearningRate, namespaces: any NamespaceProvider,
-    request: Attached? = nil, log: Logger
+    request: Attached? = nil, lookingEvery interval: Duration? = nil, log: Logger
   ) -> any AnyTuner {
     Tuner(
       Self.self, loop: loop, learningRate: learningRate, namespaces: namespaces,
-      request: request, log: log)
+      request: request, lookingEvery: interval, log: log)
   }
 }
 

@@ -1,3 +1,4 @@
+import Glibc
 import TestSupport
 import XCTest
 
@@ -152,5 +153,33 @@ final class AdministratorTests: IntegrationTestCase {
     server.signal(SIGTERM)
     await path.close()
     XCTAssertEqual(value, 65536 + 4096 * 49)
+  }
+
+  /// A container that writes its own tunables in a loop neither fills the ring
+  /// buffer nor hides what is written elsewhere.
+  func testAFloodOfWritesInANamespaceIsFoldedAndGivenUpOn() async throws {
+    let flooder = try await TestNamespace("flooder")
+    let path = try await Path(delay: 10)
+    try await path.setLargeBuffers()
+    let daemon = try await Daemon()
+    try await flooder.inside {
+      for round in 0..<20_000 {
+        let fd = open("/proc/sys/net/ipv4/tcp_wmem", O_WRONLY)
+        _ = "4096 16384 \(65536 + 4096 * (round % 7))".withCString { write(fd, $0, strlen($0)) }
+        close(fd)
+      }
+    }
+    let given = try await daemon.line(containing: "sets tunables hundreds of times a second")
+    XCTAssertTrue(given.contains("is disabled in netns \(flooder.inode)"), given)
+    try await path.left.set(Self.wmem, Self.theirs)
+    try await theirValueStays(on: path, daemon)
+    try await daemon.stop()
+    await path.close()
+    await flooder.delete()
+    XCTAssertFalse(daemon.lines.contains { $0.contains("events lost") }, "\(daemon.lines)")
+    let received = daemon.lines.compactMap { line in
+      line.split(separator: "events received: ").dropFirst().first.flatMap { Int($0) }
+    }
+    XCTAssertLessThan(received.first ?? .max, 2000)
   }
 }

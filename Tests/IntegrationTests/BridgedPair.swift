@@ -1,9 +1,11 @@
 import Foundation
 import TestSupport
 
-/// A host and, behind a bridge, a network of 30,000 addresses.
+/// A host and, behind a bridge, a network of 30,000 addresses. The host's device
+/// is a VLAN where this kernel has those; where it has not, it is named like one.
 struct BridgedPair {
   let host: TestNamespace
+  let hasVLAN: Bool
   private let bridge: TestNamespace
   private let network: TestNamespace
 
@@ -13,18 +15,52 @@ struct BridgedPair {
     network = try await TestNamespace("network")
     try await execute("ip", "link", "add", "br0", "type", "bridge", netns: bridge.name)
     try await execute("ip", "link", "set", "br0", "up", netns: bridge.name)
-    for (end, device) in [(host, "h0.7"), (network, "n0")] {
-      try await execute(
-        "ip", "link", "add", "p-\(device)", "type", "veth", "peer", "name", device, "netns",
-        end.name ?? "", netns: bridge.name)
-      try await execute(
-        "ip", "link", "set", "p-\(device)", "master", "br0", "up", netns: bridge.name)
-      try await execute("ip", "link", "set", device, "up", netns: end.name)
-    }
+    hasVLAN = try await Self.link(host, tagged: "h0.7", to: bridge)
+    if !hasVLAN { try await Self.link(host, "h0.7", to: bridge) }
+    try await Self.link(network, "n0", to: bridge)
     try await execute("ip", "addr", "add", "10.7.200.1/16", "dev", "h0.7", netns: host.name)
     try await execute("ip", "addr", "add", "10.7.200.2/16", "dev", "n0", netns: network.name)
     try await execute(
       "ip", "route", "add", "local", "10.7.0.0/17", "dev", "lo", netns: network.name)
+  }
+
+  /// A device at that end whose other one is a port of the bridge.
+  private static func link(
+    _ end: TestNamespace, _ device: String, to bridge: TestNamespace
+  ) async throws {
+    try await connect(end, device, to: bridge)
+    try await execute(
+      "ip", "link", "set", "p-\(device)", "master", "br0", "up", netns: bridge.name)
+  }
+
+  /// The same with VLAN 7 in between; false when this kernel has no VLANs.
+  private static func link(
+    _ end: TestNamespace, tagged device: String, to bridge: TestNamespace
+  ) async throws -> Bool {
+    try await connect(end, "h0", to: bridge)
+    for (link, name, namespace) in [("h0", device, end), ("p-h0", "p-\(device)", bridge)] {
+      do {
+        try await execute(
+          "ip", "link", "add", "link", link, "name", name, "type", "vlan", "id", "7",
+          netns: namespace.name)
+      } catch let failure as Command.Failure where "\(failure)".contains("Unknown device type") {
+        try await execute("ip", "link", "del", "h0", netns: end.name)
+        return false
+      }
+      try await execute("ip", "link", "set", link, "up", netns: namespace.name)
+      try await execute("ip", "link", "set", name, "up", netns: namespace.name)
+    }
+    try await execute("ip", "link", "set", "p-\(device)", "master", "br0", netns: bridge.name)
+    return true
+  }
+
+  private static func connect(
+    _ end: TestNamespace, _ device: String, to bridge: TestNamespace
+  ) async throws {
+    try await execute(
+      "ip", "link", "add", "p-\(device)", "type", "veth", "peer", "name", device, "netns",
+      end.name ?? "", netns: bridge.name)
+    try await execute("ip", "link", "set", device, "up", netns: end.name)
   }
 
   func delete() async {

@@ -88,39 +88,6 @@ final class CommandTests: IntegrationTestCase {
     }
   }
 
-  func testTellsTheServiceManagerWhenReady() async throws {
-    let path = NSTemporaryDirectory() + "bt-notify-\(getpid())"
-    unlink(path)
-    let fd = socket(AF_UNIX, Int32(SOCK_DGRAM.rawValue), 0)
-    defer {
-      close(fd)
-      unlink(path)
-    }
-    var address = sockaddr_un()
-    address.sun_family = sa_family_t(AF_UNIX)
-    withUnsafeMutableBytes(of: &address.sun_path) { $0.copyBytes(from: Array(path.utf8)) }
-    let bound = withUnsafePointer(to: &address) {
-      $0.withMemoryRebound(to: sockaddr.self, capacity: 1) {
-        bind(fd, $0, socklen_t(MemoryLayout<sockaddr_un>.size))
-      }
-    }
-    XCTAssertEqual(bound, 0)
-    let daemon = try await Daemon(environment: ["NOTIFY_SOCKET": path])
-    func next() -> String {
-      var buffer = [UInt8](repeating: 0, count: 1024)
-      let count = recv(fd, &buffer, buffer.count, Int32(MSG_DONTWAIT))
-      return String(decoding: buffer.prefix(max(0, count)), as: UTF8.self)
-    }
-    var message = ""
-    try await eventually("READY=1") {
-      message = next()
-      return !message.isEmpty
-    }
-    XCTAssertTrue(message.hasPrefix("READY=1\nSTATUS=tuning with tcp-buffer"), message)
-    try await daemon.stop()
-    XCTAssertEqual(next(), "STOPPING=1")
-  }
-
   func testGoesIntoTheBackground() async throws {
     let start = try await bpftune("-D", "--log", "syslog")
     XCTAssertEqual(start.status, 0, start.output)

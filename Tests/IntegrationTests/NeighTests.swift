@@ -305,7 +305,8 @@ final class NeighTests: IntegrationTestCase {
     let with = try await link.send(to: count)
     try await daemon.stop()
     await link.delete()
-    print("neigh: datagrams to \(count) addresses: \(without) without, \(with) with the daemon")
+    let device = link.hasVLAN ? "a VLAN" : "a veth"
+    print("neigh: datagrams to \(count) addresses by \(device): \(without) without, \(with) with")
     XCTAssertEqual(with, count)
     XCTAssertFalse(changes(daemon, of: "ipv4").isEmpty)
   }

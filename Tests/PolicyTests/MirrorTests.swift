@@ -26,13 +26,18 @@ final class MirrorTests: XCTestCase {
     }
   }
 
-  func testNamesAndTunablesAreUnique() {
+  func testSysctlWatchMirrorsItsEnum() throws {
+    let actual = try BPFObject(named: "sysctl_watch").enumerators(of: "sysctl_watch_scenario")
+    XCTAssertEqual(actual.map(\.value), SysctlWatch.Scenario.allCases.map { Int64($0.rawValue) })
+  }
+
+  func testNamesAreUnique() {
     XCTAssertEqual(Set(tuners.map { $0.name }).count, tuners.count)
     for tuner in tuners {
       let names = tuner.tunables.map(\.name)
       XCTAssertEqual(Set(names).count, names.count, tuner.name)
+      for name in names { XCTAssertLessThan(name.utf8.count, 64, "\(name): too long for an event") }
     }
-    for name in tuners.flatMap({ $0.tunables.map(\.name) }) { XCTAssertLessThan(name.utf8.count, 64, "\(name): too long for an event") }
   }
 
   func testEveryHookNamesAProgramThatExists() throws {

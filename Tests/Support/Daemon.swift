@@ -16,9 +16,26 @@ public enum Products {
 /// A running bpftune.
 public final class Daemon: Sendable {
   public let command: Command
+  /// Where it keeps its state: a directory of its own, which goes with the
+  /// value, unless the options name one.
+  public let stateDirectory: String
+  private let isOwnDirectory: Bool
 
   /// Starts it and waits until it tunes.
-  public init(_ options: String..., environment: [String: String] = [:]) async throws {
+  public convenience init(_ options: String..., environment: [String: String] = [:]) async throws {
+    try await self.init(options: options, environment: environment)
+  }
+
+  public init(options: [String], environment: [String: String] = [:]) async throws {
+    var options = options
+    if let index = options.firstIndex(of: "--state-dir"), index + 1 < options.count {
+      stateDirectory = options[index + 1]
+      isOwnDirectory = false
+    } else {
+      stateDirectory = NSTemporaryDirectory() + "bpftune-" + UUID().uuidString
+      isOwnDirectory = true
+      options += ["--state-dir", stateDirectory]
+    }
     let arguments = [Products.path("bpftune"), "--foreground", "--verbose"] + options
     // Another run of tests on this machine may have its daemon up: take turns.
     var command = try Command(arguments, environment: environment)
@@ -32,6 +49,10 @@ public final class Daemon: Sendable {
     }
     self.command = command
     try await command.line(containing: "bpftune 0.", upTo: 20)
+  }
+
+  deinit {
+    if isOwnDirectory { try? FileManager.default.removeItem(atPath: stateDirectory) }
   }
 
   /// Stops it as an administrator does; its exit status.

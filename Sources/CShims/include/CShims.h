@@ -7,4 +7,5 @@
 #include "bpftune_neightbl.h"
 #include "bpftune_netns.h"
 #include "bpftune_process.h"
+#include "bpftune_sqlite.h"
 #endif

@@ -3,6 +3,7 @@
 #ifndef BPFTUNE_PROCESS_H
 #define BPFTUNE_PROCESS_H
 
+#include <stdint.h>
 #include <sys/types.h>
 
 /* syslog(3) without its variable arguments; priority 0 to 7. */
@@ -25,6 +26,16 @@ int bpftune_signal_fd(void);
 
 /* The number of the next signal from that descriptor, or -1 when none is. */
 int bpftune_signal_next(int fd);
+
+/*
+ * Gives up, for good, every capability that is not in `keep` (a bit for each),
+ * and what executed files could give: of the calling thread and of those that
+ * it starts later. 0 or -1 with errno.
+ */
+int bpftune_keep_capabilities(uint64_t keep);
+
+/* Who holds the lock below: 0 if nobody, not positive where it cannot be seen. */
+pid_t bpftune_lock_holder(int fd);
 
 /*
  * Takes a lock on the whole file that ends with the process. Returns 0; the
