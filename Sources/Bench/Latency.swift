@@ -136,7 +136,7 @@ private func roundOfOurs(_ programs: Programs) throws -> [Double] {
   let events = pump.events(of: 1)
   let log = Logger(label: "bench") { _ in SwiftLogNoOpLogHandler() }
   let around = NetworkNamespace.Surroundings(
-    loop: loop, directory: directory, 
+    loop: loop, directory: directory,
     journal: Journal(loop: loop, own: directory.own, log: log), dryRun: false, log: log)
   let namespace = NetworkNamespace(directory.own, around: around)
   let tuner = Toggle.tuner(

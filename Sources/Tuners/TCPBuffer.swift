@@ -18,7 +18,8 @@ public struct TCPBuffer: Policy {
     "net.ipv4.tcp_moderate_rcvbuf", .scalar, .perNamespace, bounds: 0...1)
   public static let tunables = [sendMaximum, receiveMaximum, moderation]
 
-  public static let signals: [Signal] = [
+  public static let signals = limitSignals + queueSignals
+  private static let limitSignals = [
     Signal(
       "TCP send buffer limit",
       [
@@ -45,7 +46,7 @@ public struct TCPBuffer: Policy {
           .iterator(every: .seconds(5)), "iter/tcp every 5 s", object: "tcp_buffer_iter",
           program: "tcp_buffer_poll_receive"),
       ]),
-  ] + latencySignals
+  ]
 
   /// The callback of sock_ops has to be asked for, connection by connection;
   /// where that cannot be done later, the older ones are looked at instead.
@@ -239,8 +240,8 @@ public struct TCPBuffer: Policy {
     let isDoubtful = wanted > Self.confirmAbove || hasQueue(seen, bestRTT: known.bestRTT)
     // A connection that starts has no queue yet: where there was one, it has to
     // have none for longer.
-    let time = isLowered ? Self.withoutQueue : UInt64(clamping: seen.rtt) * 1000
-    if isDoubtful || isLowered, !confirms(seen, known.unconfirmed, after: time) {
+    let wait = isLowered ? Self.withoutQueue : 0
+    if isDoubtful || isLowered, !confirms(seen, known.unconfirmed, after: wait) {
       if known.unconfirmed?.limit != seen.limit { known.unconfirmed = seen }
       return .leave("a step to \(Words.bytes(wanted)) waits for a second event")
     }
@@ -296,7 +297,8 @@ public struct TCPBuffer: Policy {
     let left = (seen.memoryLimits[0] - seen.memory)
       .multipliedReportingOverflow(by: Memory.pageSize)
     return [
-      fair, left.overflow ? .max : left.partialValue / 8, seen.freeMemory / 16, useful.overflow ? .max : useful.partialValue,
+      fair, left.overflow ? .max : left.partialValue / 8, seen.freeMemory / 16,
+      useful.overflow ? .max : useful.partialValue,
       Int64(Int32.max),
     ].min() ?? 0
   }

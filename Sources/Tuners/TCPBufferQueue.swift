@@ -8,7 +8,7 @@ public import State
 /// to what the connections of the namespace need, when a queue has stood for a
 /// while; and up again by the same evidence as ever, when there is none.
 extension TCPBuffer {
-  static let latencySignals = [
+  static let queueSignals = [
     Signal(
       "TCP send queue on the path",
       [

@@ -261,7 +261,8 @@ public struct TCPMemory: Policy {
     let shares = [wanted / 4 * 3, wanted, wanted / 2 * 3]
     let new = (0..<3).map { max(seen.limits[$0], min(shares[$0], bounds[$0], most)) }
     // A raise of the last alone helps when the others are at their bounds.
-    guard most > seen.limits[2], new[0] <= new[1], new[1] <= new[2], new[2] <= Self.limits.bounds.upperBound,
+    guard most > seen.limits[2], new[0] <= new[1], new[1] <= new[2],
+      new[2] <= Self.limits.bounds.upperBound,
       (0..<3).contains(where: { new[$0] > seen.limits[$0] + seen.limits[$0] / 16 })
     else { return nil }
     return Self.value(new)
@@ -300,7 +301,8 @@ public struct TCPMemory: Policy {
     guard known.contains(seen.mostOrphans), known.contains(seen.orphans),
       seen.isCertain || seen.orphans > seen.mostOrphans / 4
     else { return .leave("\(seen.orphans) orphans are not many: reset for another reason") }
-    let words = "too many connections that no process holds any more, for \(seen.mostOrphans)"
+    let words =
+      "too many connections that no process holds any more, for \(seen.mostOrphans)"
       + " allowed (\(seen.orphans) are left): the kernel resets them with data unsent"
     guard !seen.isNear else {
       return .hold("\(words); memory is short, so that stays", about: "tcp_max_orphans")

@@ -58,7 +58,8 @@ public actor Tuner<P: Policy>: AnyTuner {
           continue
         }
         await handle(
-          P.complete(observation), key, from: event.namespace, at: event.time, note: event.foldedNote)
+          P.complete(observation), key, from: event.namespace, at: event.time,
+          note: event.foldedNote)
         arrange(key, &group)
       }
       group.cancelAll()

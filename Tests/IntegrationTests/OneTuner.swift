@@ -38,7 +38,7 @@ final class OneTuner<P: Policy>: Sendable {
     let request = P.request.flatMap { programs.attach($0, source: Self.source).1 }
     let provider = Namespaces(
       NetworkNamespace.Surroundings(
-        loop: loop, directory: directory, 
+        loop: loop, directory: directory,
         journal: Journal(loop: loop, own: directory.own, log: log), dryRun: false,
         allowedRisks: risks, log: log))
     let tuner = Tuner(

@@ -10,7 +10,9 @@ final class TCPMemoryPolicyTests: XCTestCase {
   /// At 6, 9 and 25 % of the memory.
   private static let atBounds: [Int64] = [251_658, 377_487, 1_048_576]
 
-  private func id(_ inode: UInt32) -> NamespaceID { NamespaceID(cookie: UInt64(inode), inode: inode) }
+  private func id(_ inode: UInt32) -> NamespaceID {
+    NamespaceID(cookie: UInt64(inode), inode: inode)
+  }
 
   private func seen(
     _ scenario: TCPMemory.Scenario, pages: Int64, limits: [Int64] = usual, namespace: UInt32 = 1,
