@@ -150,7 +150,7 @@ static __always_inline void receive_queue(struct tcp_sock *tp)
 	fill_header(&event.header, net, TCP_BUFFER_RECEIVE_QUEUE);
 	carried = copied * rtt_min / elapsed;
 	carried = most_carried(&event.header, carried);
-	need = carried * 256 / ratio * 11 / 8;
+	need = carried * 256 / ratio * 21 / 16;
 	if (!queue_stands(rtt, rtt_min))
 		return;
 	limit = net->ipv4.sysctl_tcp_rmem[2];
