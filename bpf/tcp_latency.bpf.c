@@ -4,6 +4,7 @@
  * carries no more for it.
  */
 #include "tcp_buffer.h"
+#include "tcp_iter.h"
 
 /* What is in flight on a connection that buffers matter to: bytes. */
 #define BULK 32768
@@ -124,9 +125,10 @@ static __always_inline void send_queue(struct tcp_sock *tp)
 /*
  * Once a round trip, when the application has taken what came in it. The window
  * that is offered is a part of the buffer: a half, where the kernel does not
- * measure it (net.ipv4.tcp_adv_win_scale).
+ * measure it (net.ipv4.tcp_adv_win_scale). At any other moment (`polled`) the
+ * largest measurement so far stands for this one.
  */
-static __always_inline void receive_queue(struct tcp_sock *tp)
+static __always_inline void receive_queue(struct tcp_sock *tp, bool polled)
 {
 	struct tcp_sock___latency *rate = (void *)tp;
 	struct sock *sk = &tp->inet_conn.icsk_inet.sk;
@@ -140,10 +142,14 @@ static __always_inline void receive_queue(struct tcp_sock *tp)
 	if (!rtt || rtt_min > rtt)
 		return;
 	elapsed = bpf_ktime_get_ns() / 1000 - tp->rcvq_space.time;
-	if (elapsed < rtt || elapsed > 4ULL * rtt)
+	if (elapsed > 4ULL * rtt)
 		return;
 	copied = tp->copied_seq - tp->rcvq_space.seq;
-	if (copied * rtt / elapsed < BULK)
+	if (polled) {
+		copied = tp->rcvq_space.space;
+		elapsed = rtt;
+	}
+	if (elapsed < rtt || copied * rtt / elapsed < BULK)
 		return;
 	if (bpf_core_field_exists(rate->scaling_ratio) && rate->scaling_ratio)
 		ratio = rate->scaling_ratio;
@@ -199,7 +205,36 @@ int BPF_PROG(tcp_latency_rcv_space_adjust, struct sock *sk)
 	struct tcp_sock *tp = bpf_skc_to_tcp_sock(sk);
 
 	if (tp)
-		receive_queue(tp);
+		receive_queue(tp, false);
+	return 0;
+}
+
+/* Stand in for the two above: look at each connection now. */
+SEC("iter/tcp")
+int tcp_latency_poll_send(struct bpf_iter__tcp *ctx)
+{
+	struct sock_common *common = ctx->sk_common;
+	struct tcp_sock *tp;
+
+	if (!common || common->skc_state != TCP_ESTABLISHED)
+		return 0;
+	tp = bpf_skc_to_tcp_sock(common);
+	if (tp)
+		send_queue(tp);
+	return 0;
+}
+
+SEC("iter/tcp")
+int tcp_latency_poll_receive(struct bpf_iter__tcp *ctx)
+{
+	struct sock_common *common = ctx->sk_common;
+	struct tcp_sock *tp;
+
+	if (!common || common->skc_state != TCP_ESTABLISHED)
+		return 0;
+	tp = bpf_skc_to_tcp_sock(common);
+	if (tp)
+		receive_queue(tp, true);
 	return 0;
 }
 

@@ -4,6 +4,7 @@
  * to connections when that is exceeded, and which namespace holds how much.
  */
 #include "bpftune.bpf.h"
+#include "tcp_iter.h"
 
 #define IPPROTO_TCP 6
 
@@ -30,20 +31,6 @@ struct sock___memory {
 /* include/net/rstreason.h, since 6.10 */
 enum sk_rst_reason___memory {
 	SK_RST_REASON_TCP_ABORT_ON_MEMORY___memory = 13,
-};
-
-/* include/linux/bpf.h */
-struct bpf_iter_meta;
-struct bpf_iter__tcp {
-	union {
-		struct bpf_iter_meta *meta;
-		__u64 aligned_meta;
-	};
-	union {
-		struct sock_common *sk_common;
-		__u64 aligned_sk;
-	};
-	__u32 uid;
 };
 
 #pragma clang attribute pop

@@ -14,14 +14,20 @@ extension TCPBuffer {
       [
         Hook(
           .cgroup(.sockOps), "sock_ops/RTT_CB", object: "tcp_latency",
-          program: "tcp_latency_sock_ops")
+          program: "tcp_latency_sock_ops"),
+        Hook(
+          .iterator(every: .seconds(5)), "iter/tcp every 5 s", object: "tcp_latency",
+          program: "tcp_latency_poll_send"),
       ]),
     Signal(
       "TCP receive queue on the path",
       [
         Hook(
           .section(.tracepoint), "tp_btf/tcp_rcv_space_adjust", object: "tcp_latency",
-          program: "tcp_latency_rcv_space_adjust")
+          program: "tcp_latency_rcv_space_adjust"),
+        Hook(
+          .iterator(every: .seconds(5)), "iter/tcp every 5 s", object: "tcp_latency",
+          program: "tcp_latency_poll_receive"),
       ]),
   ]
 
