@@ -297,7 +297,7 @@ actor Supervisor: NamespaceProvider {
     while !Task.isCancelled {
       await around.loop.sleep(for: interval)
       if Task.isCancelled { return }
-      for id in namespaces.keys { await iterate(poll, in: id) }
+      await iterate(poll)
     }
   }
 
@@ -305,6 +305,10 @@ actor Supervisor: NamespaceProvider {
     await visit(id ?? around.directory.own, with: hook) { () throws(BPFObject.Failure) in
       try hook.request()
     }
+  }
+
+  func iterate(_ hook: Attached) async {
+    for id in namespaces.keys { await iterate(hook, in: id) }
   }
 
   private func iterate(_ hook: Attached, in id: NamespaceID) async {

@@ -12,7 +12,9 @@ struct Bench: AsyncParsableCommand {
 
   enum Group: String, CaseIterable, ExpressibleByArgument {
     case footprint, latency, throughput, convergence, namespaces, neighbours, drops, congestion
+    case memory
     case startingSizes = "starting-sizes"
+    case latencyUnderLoad = "latency-under-load"
   }
 
   @Flag(help: "Print JSON.")
@@ -37,6 +39,8 @@ struct Bench: AsyncParsableCommand {
         case .drops: try await measureDrops()
         case .congestion: try await measureCongestion()
         case .startingSizes: try await measureStartingSizes()
+        case .memory: try await measureMemorySqueeze()
+        case .latencyUnderLoad: try await measureQueue()
         }
       rows += measured
     }

@@ -127,6 +127,7 @@ private actor OneNamespace: NamespaceProvider {
   }
   func request(_ hook: Attached, in id: NamespaceID?) async {}
   func survey(_ read: @Sendable () throws -> Int64) async -> Int64 { 0 }
+  func iterate(_ hook: Attached) {}
   func administratorWroteGlobally(_ write: AdministratorWrite) {}
 }
 

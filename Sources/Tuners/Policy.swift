@@ -28,7 +28,8 @@ public protocol Policy: Sendable {
   static var adoption: Signal? { get }
 
   /// A program that reports on request how things stand, by events as others;
-  /// run inside the namespace that the state is about.
+  /// run inside the namespace that the state is about. One for the machine that
+  /// is an iterator is run in every namespace.
   static var request: Signal? { get }
 
   /// The array map, with one entry, in which its BPF programs read `table`.
@@ -56,10 +57,10 @@ public protocol Policy: Sendable {
   /// Nil when the event is not one of this policy.
   static func observe(_ event: KernelEvent, freeMemory: Int64) -> Observation?
 
-  /// Whether observations are to be completed.
+  /// Whether observations are completed inside the namespace that they came from.
   static var readsInside: Bool { get }
-  /// Adds what the event does not carry and is to be read in the namespace that
-  /// it came from, on the thread that is inside.
+  /// Adds what the event does not carry and has to be read from files, on the
+  /// daemon's thread.
   static func complete(_ observation: inout Observation) throws
 
   /// What a survey reads in each namespace, on the thread that is inside.

@@ -19,6 +19,8 @@ public actor Tuner<P: Policy>: AnyTuner {
   /// When the next `recheck` of a state is due. One that was due later and has
   /// been overtaken ends without doing anything.
   private var due: [NamespaceID?: ContinuousClock.Instant] = [:]
+  /// How long the last request took.
+  private var requestTook = Duration.zero
   private let request: Attached?
   private let table: BPFMap?
   private var written: [UInt32] = []
@@ -92,7 +94,9 @@ public actor Tuner<P: Policy>: AnyTuner {
   /// way that comes no later.
   private func wish(_ key: NamespaceID?) -> ContinuousClock.Instant? {
     guard let wait = states[key]?.recheck else { return nil }
-    let time = ContinuousClock.now + wait
+    // Where there are many namespaces a request is not cheap: it gets a twentieth
+    // of the time.
+    let time = ContinuousClock.now + max(wait, requestTook * 20)
     if let planned = due[key], planned <= time { return nil }
     due[key] = time
     return time
@@ -106,11 +110,7 @@ public actor Tuner<P: Policy>: AnyTuner {
       due[key] = nil
       guard states[key] != nil else { return }
       // What a request has to tell comes as an event.
-      if P.looks {
-        await look(key)
-      } else if let request {
-        await namespaces.request(request, in: key)
-      }
+      if P.looks { await look(key) } else { await ask(key) }
       guard let next = wish(key) else { return }
       time = next
     }
@@ -125,6 +125,18 @@ public actor Tuner<P: Policy>: AnyTuner {
     } catch {
       log.error("\(P.name): \(error)")
     }
+  }
+
+  /// Has the kernel report.
+  private func ask(_ key: NamespaceID?) async {
+    guard let request else { return }
+    let start = ContinuousClock.now
+    if key == nil, case .iterator = request.hook.attachment {
+      await namespaces.iterate(request)
+    } else {
+      await namespaces.request(request, in: key)
+    }
+    requestTook = ContinuousClock.now - start
   }
 
   private func look(_ key: NamespaceID?) async {
@@ -149,11 +161,22 @@ public actor Tuner<P: Policy>: AnyTuner {
 
   // MARK: Deciding
 
-  /// With what can be read only inside the namespace; nil when that has gone.
+  /// With what has to be read; nil when the namespace has gone.
   private func complete(
     _ seen: P.Observation, _ namespace: NamespaceID
   ) async -> P.Observation? {
-    guard P.readsInside else { return seen }
+    guard P.readsInside else {
+      do {
+        var seen = seen
+        try P.complete(&seen)
+        return seen
+      } catch {
+        if let repeats = folder.admit("complete", most: 1) {
+          log.warning("\(P.name): \(error)\(repeats)")
+        }
+        return nil
+      }
+    }
     return await namespaces.read(in: namespace) {
       var seen = seen
       try P.complete(&seen)
@@ -241,6 +264,8 @@ public protocol NamespaceProvider: Actor {
   /// Has the kernel report how things stand, inside a namespace or, for nil, in
   /// the daemon's own.
   func request(_ hook: Attached, in id: NamespaceID?) async
+  /// Runs an iterator in each namespace.
+  func iterate(_ hook: Attached) async
   /// An administrator's write to a global tunable: its tuner is disabled in
   /// every namespace, also in those to come.
   func administratorWroteGlobally(_ write: AdministratorWrite)

@@ -3,6 +3,7 @@ import Kernel
 /// The tuners of this executable. A new one is added here, and nowhere else.
 public let tuners: [any Policy.Type] = [
   TCPBuffer.self,
+  TCPMemory.self,
   Neigh.self,
   TCPConn.self,
   TCPListen.self,

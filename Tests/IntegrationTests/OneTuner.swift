@@ -107,6 +107,14 @@ private actor Namespaces: NamespaceProvider {
   }
 
   func own() -> NetworkNamespace { namespace(around.directory.own) }
+  func iterate(_ hook: Attached) async {
+    for place in await around.directory.reachable().values {
+      guard let id = await around.directory.identify(place) else { continue }
+      _ = try? await around.directory.inside(id) { () throws(BPFObject.Failure) in
+        try hook.iterate()
+      }
+    }
+  }
   func administratorWroteGlobally(_ write: AdministratorWrite) {}
   func read<R: Sendable>(
     in id: NamespaceID, _ body: @Sendable () throws -> R
