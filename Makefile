@@ -88,6 +88,7 @@ test-service: deb
 ## test-packages: rpm, tarball, signatures, bill of materials, the same bytes again
 test-packages: deb rpm tarball
 	Tests/service/packages
+	Tests/service/reproducible
 
 ## test-arm64: the BPF objects and the C parts, compiled for it
 test-arm64: deps
@@ -100,11 +101,12 @@ test-bare:
 ## lint: formatting, man pages, shell scripts
 lint: deps
 	$(SWIFT) format lint --strict --recursive Sources Tests Plugins Package.swift
-	mandoc -T lint -W warning man/*.8
+	mandoc -T lint -W warning man/*.[58]
 	shellcheck .ci/run scripts/deps scripts/new-tuner scripts/check-new-tuner \
-		Tests/vm/run Tests/vm/init Tests/vm/suite Tests/vm/kernels \
-		packaging/install packaging/tarball packaging/sign packaging/deb/build packaging/deb/*inst \
-		packaging/deb/*rm rpm/build Tests/service/*
+		Tests/vm/run Tests/vm/init Tests/vm/suite Tests/vm/kernels
+	shellcheck packaging/install packaging/tarball packaging/sign packaging/deb/build \
+		packaging/deb/*inst packaging/deb/*rm rpm/build
+	cd Tests/service && shellcheck -x lib tree service packages reproducible arm64 bare
 	perl -c packaging/sbom
 
 ## deps: install the libraries and tools that are missing, by apt or dnf

@@ -13,6 +13,7 @@ let package = Package(
   dependencies: [
     .package(url: "https://github.com/apple/swift-argument-parser", from: "1.8.0"),
     .package(url: "https://github.com/apple/swift-log", from: "1.16.0"),
+    .package(url: "https://github.com/apple/swift-nio", from: "2.101.2"),
     .package(url: "https://github.com/apple/swift-system", from: "1.8.0"),
   ],
   targets: [
@@ -23,6 +24,9 @@ let package = Package(
         "Tuners", "State", "Kernel", "CShims",
         .product(name: "ArgumentParser", package: "swift-argument-parser"),
         .product(name: "Logging", package: "swift-log"),
+        .product(name: "NIOCore", package: "swift-nio"),
+        .product(name: "NIOPosix", package: "swift-nio"),
+        .product(name: "NIOHTTP1", package: "swift-nio"),
       ],
       swiftSettings: swiftSettings),
     .target(
@@ -79,6 +83,10 @@ let package = Package(
     // Adds neighbours as fast as the kernel takes them.
     .executableTarget(
       name: "neighbour-adder", path: "Tests/NeighbourAdder",
+      cSettings: [.unsafeFlags(["-Wall", "-Wextra", "-Werror", "-O2"])]),
+    // Sends packets as fast as the kernel takes them.
+    .executableTarget(
+      name: "packet-sender", path: "Tests/PacketSender",
       cSettings: [.unsafeFlags(["-Wall", "-Wextra", "-Werror", "-O2"])]),
   ],
   swiftLanguageModes: [.v6],

@@ -15,7 +15,18 @@ struct Bpftune: ParsableCommand {
       "Tunes Linux by what the kernel says: watches through BPF, raises the limits that hold the system back, and leaves alone what an administrator sets.",
     discussion: "Without a subcommand it runs as the daemon until SIGTERM or SIGINT.",
     version: version,
-    subcommands: [Check.self])
+    groupedSubcommands: [
+      CommandGroup(
+        name: "Seeing",
+        subcommands: [
+          StatusCommand.self, TunersCommand.self, TunablesCommand.self, HistoryCommand.self,
+          ExplainCommand.self, WatchCommand.self, VerifyCommand.self, SimulateCommand.self,
+          RecommendCommand.self, Check.self,
+        ]),
+      CommandGroup(
+        name: "Acting",
+        subcommands: [RollbackCommand.self, EnableCommand.self, DisableCommand.self]),
+    ])
 
   @OptionGroup var options: Options
   @OptionGroup var compatibility: CompatibilityOptions
@@ -25,6 +36,7 @@ struct Bpftune: ParsableCommand {
   mutating func run() throws {
     compatibility.apply(to: &options)
     if compatibility.printVersion { return print(Self.version) }
+    if let query = compatibility.query { return try query.run() }
     if compatibility.support {
       return try Check.run(options, json: false)
     }

@@ -3,6 +3,7 @@ import CShims
 import Glibc
 import Kernel
 import Logging
+import State
 import Synchronization
 import Tuners
 
@@ -56,19 +57,22 @@ final class Daemon: Sendable {
   private let tunerEvents: [AsyncStream<KernelEvent>]
   private let sysctlEvents: AsyncStream<KernelEvent>
   private let namespaceEvents: AsyncStream<KernelEvent>
+  private let server: ControlServer
+  private let desk: Desk
 
   init(options: Options, loop: KernelLoop, log: Logger) throws {
     self.options = options
     self.log = log
     let directory = try NamespaceDirectory(loop: loop)
     around = NetworkNamespace.Surroundings(
-      loop: loop, directory: directory, 
+      loop: loop, directory: directory,
       journal: Journal(
         loop: loop, own: directory.own, directory: options.stateDirectory, dryRun: options.dryRun,
-        log: log), dryRun: options.dryRun,
-      allowedRisks: Set(options.allowRisky.compactMap(\.risk)), log: log)
-    let programs = try Programs(
-      cgroup: CgroupRoot(path: options.cgroup), families: options.hooks.families)
+        log: log),
+      dryRun: options.dryRun, allowedRisks: Set(options.allowRisky.compactMap(\.risk)),
+      holdOut: HoldOut(share: options.holdOut.share, boot: Machine.current().boot), log: log)
+    let cgroup = try CgroupRoot(path: options.cgroup)
+    let programs = try Programs(cgroup: cgroup, families: options.hooks.families)
     // Streams before programs, so that the first event finds one.
     pump = try EventPump(programs: programs, directory: directory, loop: loop)
     let chosen = options.chosenTuners
@@ -80,6 +84,21 @@ final class Daemon: Sendable {
     hooks = try Hooks(programs: programs, tuners: chosen)
     supervisor = Supervisor(
       around: around, policies: chosen, learningRate: options.learningRate)
+    server = ControlServer(log: log)
+    let facts = Facts(
+      around: around, supervisor: supervisor, hooks: hooks, pump: pump, options: options,
+      cgroup: cgroup.path)
+    desk = Desk(server: server, facts: facts, log: log)
+    do {
+      try server.listenLocally()
+      if let address = options.metrics {
+        let place = try server.listen(on: address)
+        log.info("metrics at \(place)")
+      }
+    } catch {
+      server.abandon()
+      throw error
+    }
   }
 
   func run(until stops: AsyncStream<Int32>) async {
@@ -93,14 +112,18 @@ final class Daemon: Sendable {
       hooks: hooks, tunerEvents: tunerEvents, sysctlEvents: sysctlEvents,
       namespaceEvents: namespaceEvents, losses: pump.lossReports,
       ready: { [self] in announce() })
+    async let answering: Void = desk.serve()
     async let _: Void = tellAlive()
     for await signal in stops {
       log.info("stopping on signal \(signal)")
       break
     }
     ServiceManager.notify("STOPPING=1")
+    server.finish()
+    await answering
+    await server.stop()
     pump.finish()
-    let putBack = await supervisor.stop(rollBack: options.rollback)
+    let putBack = await supervisor.stop(rollBack: options.rollback && !options.dryRun)
     await serving
     await summarize(putBack: putBack)
     await around.journal.close()
@@ -119,7 +142,7 @@ final class Daemon: Sendable {
   private func announce() {
     Memory.giveBackFreed()
     do {
-      try Privileges.giveUpTheRest()
+      try Privileges.giveUp(allBut: Privileges.kept)
     } catch {
       log.warning("keeps capabilities that it does not need: \(error)")
     }
@@ -138,6 +161,11 @@ final class Daemon: Sendable {
       let why = total.scenarios.sorted { $0.key < $1.key }.map { "\($0.key): \($0.value)" }
       log.info(
         "\(tunable.name) was changed \(times(total.changes)) in \(total.namespaces.count) namespaces, first from \(total.first), last to \(total.last) (\(why.joined(separator: "; ")))"
+      )
+    }
+    for (tuner, effects) in await around.journal.effects.sorted(by: { $0.key < $1.key }) {
+      log.info(
+        "\(tuner): \(effects.kept) changes kept, \(effects.takenBack) taken back, \(effects.unclear) not clear; \(effects.description)"
       )
     }
     if putBack > 0 { log.info("put back: \(putBack)") }

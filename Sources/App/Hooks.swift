@@ -26,6 +26,8 @@ struct Hooks: Sendable {
   private(set) var adoptions: [Attached] = []
   /// Programs to run when a tuner wants to know how things stand, by tuner.
   private(set) var requests: [String: Attached] = [:]
+  /// How often tuners look by themselves that no hook tells, by tuner.
+  private(set) var looks: [String: Duration] = [:]
   /// No hook tells of new namespaces.
   private(set) var missNamespaces = false
   /// A hook tells of namespaces that end.
@@ -54,6 +56,7 @@ struct Hooks: Sendable {
         guard let hook = attach(signal, source, owner: tuner.name, programs) else { continue }
         families.insert(hook.hook.family)
         watch(hook)
+        if case .poll(let every) = hook.hook.attachment { looks[tuner.name] = every }
       }
       if let request = tuner.request {
         requests[tuner.name] = attach(request, source, owner: tuner.name, programs)
@@ -82,6 +85,12 @@ struct Hooks: Sendable {
     lines.append(Line(owner: owner, report: report))
     if let hook { attached.append(hook) }
     return hook
+  }
+
+  /// What runs in the kernel, each program once.
+  var programs: [Attached] {
+    var seen: Set<String> = []
+    return attached.filter { !$0.hook.program.isEmpty && seen.insert($0.hook.program).inserted }
   }
 
   /// Signals that no hook could be had for.

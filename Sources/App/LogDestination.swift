@@ -8,7 +8,8 @@ enum LogDestination: String, ExpressibleByArgument, CaseIterable {
   case syslog
   /// Standard error, for people.
   case stderr
-  /// Standard error with a priority in front, as journald reads it.
+  /// journald's socket, with fields; where there is none, standard error with a
+  /// priority in front, as journald reads it.
   case journal
 
   /// `foreground` asks for a readable log. Otherwise the journal, when standard
@@ -30,11 +31,13 @@ enum LogDestination: String, ExpressibleByArgument, CaseIterable {
 
   func makeLogger() -> Logger {
     if self == .syslog { bpftune_syslog_open("bpftune") }
-    return Logger(label: "bpftune") { _ in Handler(destination: self) }
+    let socket = self == .journal ? JournalSocket() : nil
+    return Logger(label: "bpftune") { _ in Handler(destination: self, socket: socket) }
   }
 
   private struct Handler: LogHandler {
     let destination: LogDestination
+    let socket: JournalSocket?
     var metadata: Logger.Metadata = [:]
     var logLevel: Logger.Level = .info
 
@@ -47,7 +50,15 @@ enum LogDestination: String, ExpressibleByArgument, CaseIterable {
       let text = "\(event.message)"
       switch destination {
       case .syslog: bpftune_syslog(Self.priority(event.level), text)
-      case .journal: printError("<\(Self.priority(event.level))>\(text)")
+      case .journal:
+        let priority = Self.priority(event.level)
+        let fields = (event.metadata ?? [:]).map { ($0.key, "\($0.value)") }
+        let entry = [
+          ("MESSAGE", text), ("PRIORITY", "\(priority)"), ("SYSLOG_IDENTIFIER", "bpftune"),
+        ]
+        if socket?.send(entry + fields.sorted { $0.0 < $1.0 }) != true {
+          printError("<\(priority)>\(text)")
+        }
       case .stderr:
         let level = event.level >= .warning ? "\(event.level): " : ""
         printError("\(Self.clock()) \(level)\(text)")

@@ -43,6 +43,13 @@ struct Options: ParsableArguments {
   var cgroup: String?
 
   @Option(
+    name: .long,
+    help: ArgumentHelp(
+      "Serve metrics for Prometheus there, on loopback when only a port is given: 9273, 192.0.2.1:9273.",
+      valueName: "address:port"))
+  var metrics: MetricsAddress?
+
+  @Option(
     name: .long, help: ArgumentHelp("Where to log: syslog, stderr or journal.", valueName: "where"))
   var log: LogDestination?
 
@@ -51,6 +58,12 @@ struct Options: ParsableArguments {
     help: ArgumentHelp(
       "Where to keep what was changed and what happened.", valueName: "dir"))
   var stateDirectory = "/var/lib/bpftune"
+
+  @Option(
+    name: .customLong("hold-out"),
+    help: ArgumentHelp(
+      "Leave this share of the namespaces untouched, and compare.", valueName: "percent"))
+  var holdOut = Percentage(share: 0)
 
   @Option(
     name: .long,
@@ -118,6 +131,22 @@ extension LearningRate: ExpressibleByArgument {
   public var defaultValueDescription: String { "\(level)" }
 }
 
+/// `10%` or `10`.
+struct Percentage: ExpressibleByArgument {
+  /// 0 to 1.
+  let share: Double
+
+  init(share: Double) { self.share = share }
+
+  init?(argument: String) {
+    let number = argument.hasSuffix("%") ? String(argument.dropLast()) : argument
+    guard let percent = Double(number), (0...100).contains(percent) else { return nil }
+    share = percent / 100
+  }
+
+  var defaultValueDescription: String { "0%" }
+}
+
 /// A choice of hook families: `tracepoint,sock_ops`.
 struct HookFamilies: ExpressibleByArgument {
   let families: Set<Hook.Family>
@@ -163,8 +192,12 @@ struct CompatibilityOptions: ParsableArguments {
   @Flag(name: [.customShort("L"), .customLong("legacy")], help: .hidden)
   var legacy = false
 
-  @Option(name: [.customShort("q"), .customLong("query")], help: .hidden)
-  var query: String?
+  @Option(
+    name: [.customShort("q"), .customLong("query")],
+    help: ArgumentHelp(
+      "Ask the daemon that runs: \(Query.allValueStrings.joined(separator: ", ")).",
+      valueName: "query"))
+  var query: Query?
 
   @Option(name: [.customShort("p"), .customLong("port")], help: .hidden)
   var port: String?
@@ -181,8 +214,9 @@ struct CompatibilityOptions: ParsableArguments {
         "--legacy is not needed: each signal takes the best hook the kernel has (see bpftune check)"
       )
     }
-    if query != nil || port != nil {
-      throw ValidationError("--query and --port are not available in this version")
+    if port != nil {
+      throw ValidationError(
+        "--port is not needed: queries go over \(ControlSocket.path); metrics have --metrics")
     }
     if libdir != nil || printLibdir {
       throw ValidationError("tuners as shared objects are not available in this version")

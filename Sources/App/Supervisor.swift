@@ -25,6 +25,8 @@ actor Supervisor: NamespaceProvider {
   /// more, should they come back; and what they disabled everywhere.
   private var remembered: [NamespaceID: [String: AdministratorWrite]] = [:]
   private var everywhere: [String: AdministratorWrite] = [:]
+  /// Tuners that were turned off everywhere by command.
+  private var turnedOff: Set<String> = []
   private static let mostRemembered = 1024
 
   init(
@@ -51,7 +53,7 @@ actor Supervisor: NamespaceProvider {
     tuners = policies.map {
       $0.tuner(
         loop: around.loop, learningRate: learningRate, namespaces: self,
-        request: hooks.requests[$0.name], log: around.log)
+        request: hooks.requests[$0.name], lookingEvery: hooks.looks[$0.name], log: around.log)
     }
     _ = namespace(around.directory.own)
     await adoptExisting(hooks)
@@ -99,7 +101,8 @@ actor Supervisor: NamespaceProvider {
   func namespace(_ id: NamespaceID) -> NetworkNamespace {
     if let namespace = namespaces[id] { return namespace }
     let disabled = (remembered.removeValue(forKey: id) ?? [:]).merging(everywhere) { $1 }
-    let namespace = NetworkNamespace(id, around: around, disabled: disabled)
+    let namespace = NetworkNamespace(
+      id, around: around, disabled: disabled, turnedOff: turnedOff)
     namespaces[id] = namespace
     if id != around.directory.own {
       around.log.debug("\(id): watching it")
@@ -142,6 +145,35 @@ actor Supervisor: NamespaceProvider {
   func administratorWroteGlobally(_ write: AdministratorWrite) {
     everywhere[write.tuner] = everywhere[write.tuner] ?? write
     for namespace in namespaces.values { namespace.administratorWrote(write) }
+  }
+
+  // MARK: By command
+
+  /// Every namespace that is known, the lowest inode number first.
+  func all() -> [NetworkNamespace] { namespaces.values.sorted { $0.id.inode < $1.id.inode } }
+
+  var count: Int { namespaces.count }
+
+  /// One that is known; does not start an actor for another.
+  func known(_ id: NamespaceID) -> NetworkNamespace? { namespaces[id] }
+
+  /// Turns a tuner off, or on again, in one namespace or everywhere; in how many
+  /// that made a difference.
+  func turn(_ tuner: String, on: Bool, in place: NamespaceID?) async -> Int {
+    if place == nil {
+      if on {
+        turnedOff.remove(tuner)
+        everywhere[tuner] = nil
+        for id in remembered.keys { remembered[id]?[tuner] = nil }
+      } else {
+        turnedOff.insert(tuner)
+      }
+    }
+    var count = 0
+    for (id, namespace) in namespaces where place == nil || place == id {
+      if await namespace.turn(tuner, on: on) { count += 1 }
+    }
+    return count
   }
 
   /// The same of one that an earlier daemon has seen.

@@ -11,7 +11,7 @@ struct Bench: AsyncParsableCommand {
     abstract: "Measures bpftune in namespaces of its own. Needs root and iperf3.")
 
   enum Group: String, CaseIterable, ExpressibleByArgument {
-    case footprint, latency, throughput, convergence, namespaces, neighbours
+    case footprint, latency, throughput, convergence, namespaces, neighbours, drops
   }
 
   @Flag(help: "Print JSON.")
@@ -33,6 +33,7 @@ struct Bench: AsyncParsableCommand {
         case .convergence: try await measureConvergence()
         case .namespaces: try await measureNamespaces()
         case .neighbours: try await measureNeighbours()
+        case .drops: try await measureDrops()
         }
       rows += measured
     }

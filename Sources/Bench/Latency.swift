@@ -129,6 +129,10 @@ private actor OneNamespace: NamespaceProvider {
   func administratorWroteGlobally(_ write: AdministratorWrite) {}
 }
 
+/// Where the daemon keeps its state, on the same disk: writing it belongs to
+/// the way of an event.
+private func stateDirectory() -> String { "/var/lib/bpftune-bench" }
+
 private func roundOfOurs(_ programs: Programs) throws -> [Double] {
   Toggle.done.withLock { $0.removeAll() }
   try Data("4096 16384 4194304".utf8).write(to: URL(fileURLWithPath: "/proc/sys/" + written.path))
@@ -139,7 +143,9 @@ private func roundOfOurs(_ programs: Programs) throws -> [Double] {
   let log = Logger(label: "bench") { _ in SwiftLogNoOpLogHandler() }
   let around = NetworkNamespace.Surroundings(
     loop: loop, directory: directory,
-    journal: Journal(loop: loop, own: directory.own, log: log), dryRun: false, log: log)
+    journal: Journal(
+      loop: loop, own: directory.own, directory: stateDirectory(), log: log), dryRun: false,
+    log: log)
   let namespace = NetworkNamespace(directory.own, around: around)
   let tuner = Toggle.tuner(
     loop: loop, learningRate: .standard, namespaces: OneNamespace(namespace, loop: loop),

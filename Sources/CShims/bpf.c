@@ -192,3 +192,28 @@ int bpftune_bpf_enumerator(struct bpf_object *object, const char *enumeration,
 	*value = btf_enum(type)[index].val;
 	return 0;
 }
+
+int bpftune_bpf_member_returns(const char *structure, const char *member)
+{
+	struct btf *btf = btf__load_vmlinux_btf();
+	const struct btf_type *type;
+	const struct btf_member *m;
+	int result = -ENOENT, id, i;
+
+	if (!btf)
+		return -errno;
+	id = btf__find_by_name_kind(btf, structure, BTF_KIND_STRUCT);
+	type = id > 0 ? btf__type_by_id(btf, id) : NULL;
+	for (i = 0; type && i < btf_vlen(type); i++) {
+		m = btf_members(type) + i;
+		if (strcmp(btf__name_by_offset(btf, m->name_off), member))
+			continue;
+		type = btf__type_by_id(btf, m->type);
+		if (type && btf_is_ptr(type))
+			type = btf__type_by_id(btf, type->type);
+		result = type && btf_is_func_proto(type) ? type->type != 0 : -EINVAL;
+		break;
+	}
+	btf__free(btf);
+	return result;
+}

@@ -158,6 +158,16 @@ public final class BPFObject {
     return result
   }
 
+  /// How often a loaded program has run and for how long altogether, which the
+  /// kernel counts while `kernel.bpf_stats_enabled` is set.
+  func runTime(of program: String) throws(Failure) -> (calls: UInt64, nanoseconds: UInt64) {
+    var info = bpf_prog_info()
+    var size = UInt32(MemoryLayout<bpf_prog_info>.size)
+    let fd = bpf_program__fd(try self.program(program))
+    guard bpf_obj_get_info_by_fd(fd, &info, &size) == 0 else { throw Failure("ask \(program)") }
+    return (info.run_cnt, info.run_time_ns)
+  }
+
   /// The names of its programs.
   public var programs: [String] {
     var names: [String] = []

@@ -41,8 +41,18 @@ public final class EventPump: @unchecked Sendable {
   private let lossReport: AsyncStream<Losses>.Continuation
   /// Records taken in one go from which on the ring may have been full.
   private static let fullHouse = 256
+  /// What a source has sent since the start: events, and repeats that the
+  /// kernel folded into them.
+  public struct Count: Sendable {
+    public var events: UInt64 = 0
+    public var folded: UInt64 = 0
+
+    public init() {}
+  }
+
+  public private(set) var counts: [UInt16: Count] = [:]
   /// Events decoded since the start.
-  public private(set) var received: UInt64 = 0
+  public var received: UInt64 { counts.values.reduce(0) { $0 + $1.events } }
 
   public init(
     programs: Programs, directory: NamespaceDirectory, loop: KernelLoop
@@ -107,7 +117,8 @@ public final class EventPump: @unchecked Sendable {
       counted.malformed += 1
       return
     }
-    received += 1
+    counts[event.source, default: Count()].events += 1
+    counts[event.source]?.folded += UInt64(event.folded)
     if case .dropped = stream.yield(event) { counted.streamFull += 1 }
   }
 }

@@ -93,10 +93,16 @@ public struct Signal: Sendable {
   /// It is of use only where another signal of the same tuner got a hook of
   /// this family; nil: always.
   public let onlyWith: Hook.Family?
+  /// Why this kernel does not need it; nil where it does.
+  public let notNeeded: @Sendable () -> String?
 
-  public init(_ name: String, onlyWith: Hook.Family? = nil, _ hooks: [Hook]) {
+  public init(
+    _ name: String, onlyWith: Hook.Family? = nil,
+    notNeeded: @escaping @Sendable () -> String? = { nil }, _ hooks: [Hook]
+  ) {
     self.name = name
     self.onlyWith = onlyWith
+    self.notNeeded = notNeeded
     self.hooks = hooks
   }
 }

@@ -15,6 +15,15 @@ public enum Memory {
     return Int64(info.freeram + info.bufferram) * Int64(info.mem_unit)
   }
 
+  /// Bytes of the process that are resident, and of those the ones that no file
+  /// backs (/proc/self/statm; the kernel's counters lag by some pages a thread).
+  public static func own() -> (anonymous: Int64, resident: Int64) {
+    guard let bytes = try? contents(of: "/proc/self/statm", limit: 256) else { return (0, 0) }
+    let pages = String(decoding: bytes, as: UTF8.self).split(separator: " ").map { Int64($0) ?? 0 }
+    guard pages.count > 2 else { return (0, 0) }
+    return ((pages[1] - pages[2]) * pageSize, pages[1] * pageSize)
+  }
+
   /// Gives the kernel back what the process has freed. Loading BPF programs
   /// takes ten megabytes of type information for a moment.
   public static func giveBackFreed() { malloc_trim(0) }

@@ -168,6 +168,12 @@ public actor NamespaceDirectory {
     return String(decoding: comm, as: UTF8.self).split(separator: "\n").first.map(String.init) ?? ""
   }
 
+  /// The inode number of the namespace that is mounted under a name, or at a
+  /// path.
+  public func inode(named name: String) -> UInt32? {
+    Self.mounted().first { $0.value == name || $0.value.hasSuffix("/" + name) }?.key
+  }
+
   /// Every namespace that a mount or a process leads to, by inode number,
   /// without the daemon's own.
   public func reachable() -> [UInt32: Place] {

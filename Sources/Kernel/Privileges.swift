@@ -49,11 +49,11 @@ public enum Privileges {
     needed.subtracting(held(by: getpid())?.capabilities ?? [])
   }
 
-  /// Gives up everything but `kept`, for good, and what an executed file could
-  /// give. Only of the calling thread and those that it starts later: before
-  /// there are others.
-  public static func giveUpTheRest() throws(SystemCallFailure) {
-    guard bpftune_keep_capabilities(kept.rawValue) == 0 else {
+  /// Gives up everything but these, for good, and what an executed file could
+  /// give: of the calling thread and those that it starts later. Any thread that
+  /// is there already has to do it for itself.
+  public static func giveUp(allBut some: Capabilities) throws(SystemCallFailure) {
+    guard bpftune_keep_capabilities(some.rawValue) == 0 else {
       throw SystemCallFailure("capset", "")
     }
   }

@@ -82,6 +82,7 @@ public final class Programs {
   /// fails: without any, the report has no hook.
   public func attach(_ signal: Signal, source: UInt16) -> (SignalReport, Attached?) {
     var refusals: [SignalReport.Refusal] = []
+    if let why = signal.notNeeded() { return (.notNeeded(signal, why), nil) }
     for hook in signal.hooks {
       guard hook.isAlwaysThere || families.contains(hook.family) else {
         refusals.append(.init(hook: hook.name, reason: "left out by --hooks"))
@@ -146,6 +147,18 @@ public final class Attached: @unchecked Sendable {
   init(hook: Hook, object: BPFObject?) {
     self.hook = hook
     self.object = object
+  }
+
+  /// How often its program has run and for how long altogether; nil where there
+  /// is none, or while the kernel does not count.
+  public func runTime() -> (calls: UInt64, nanoseconds: UInt64)? {
+    guard let object, Self.isTimed else { return nil }
+    return try? object.runTime(of: hook.program)
+  }
+
+  private static var isTimed: Bool {
+    (try? contents(of: "/proc/sys/kernel/bpf_stats_enabled", limit: 16))?.first
+      == UInt8(ascii: "1")
   }
 
   /// Runs an iterator hook over the calling thread's network namespace.

@@ -33,6 +33,23 @@ public enum Sysctl {
     try withFile(of: tunable, O_RDONLY) { (fd) throws(Failure) in try value(of: tunable, fd) }
   }
 
+  /// The devices that have a tunable with `*` in its name, without `all` and
+  /// `default`; at most 64.
+  public static func devices(of tunable: Tunable) -> [String] {
+    guard let parent = tunable.path.split(separator: "*", maxSplits: 1).first,
+      let directory = opendir("/proc/sys/" + parent)
+    else { return [] }
+    defer { closedir(directory) }
+    var names: [String] = []
+    while names.count < 64, let entry = readdir(directory) {
+      let name = withUnsafeBytes(of: entry.pointee.d_name) {
+        String(decoding: $0.prefix { $0 != 0 }, as: UTF8.self)
+      }
+      if ![".", "..", "all", "default"].contains(name) { names.append(name) }
+    }
+    return names.sorted()
+  }
+
   /// Writes `new` where `old` still stands, and reads back what the kernel made
   /// of it. Returns what stands there instead of `old`, in which case nothing
   /// was written; nil when it was.

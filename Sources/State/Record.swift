@@ -10,6 +10,8 @@ public struct Record: Sendable, Equatable, Identifiable {
     case advice
     /// An adjustment that was not carried out.
     case refusal
+    /// What the daemon would have done in a namespace that is left untouched.
+    case holdOut = "hold-out"
     /// Someone else changed a tunable.
     case administrator
     /// The daemon restored the original.

@@ -15,6 +15,8 @@ public struct Adjustment: Sendable, Equatable {
   public let reason: String
   /// What has to be allowed by name before it is more than advice.
   public let risk: Risk?
+  /// How its effect shows; nil where that is not measured.
+  public var measure: Measure?
 
   /// One that is about the largest number of the value.
   public init(
@@ -67,6 +69,8 @@ public enum Outcome: Sendable, Equatable {
 public enum Refusal: Error, Sendable, Equatable, CustomStringConvertible {
   /// An administrator has set a tunable of this tuner here.
   case administrator(String)
+  /// The tuner was turned off here by command.
+  case turnedOff
   /// The tunable no longer holds what the decision assumed: most often the
   /// event is older than the last change.
   case stale(current: SysctlValue)
@@ -76,17 +80,24 @@ public enum Refusal: Error, Sendable, Equatable, CustomStringConvertible {
   case namespaceGone
   /// Too much is waiting to be done in this namespace.
   case overloaded
+  /// The namespace is one of those that are left untouched.
+  case heldOut(current: SysctlValue)
+  /// The same step was taken back, and is not tried again yet.
+  case setback(String)
   case failed(String)
 
   public var description: String {
     switch self {
     case .administrator(let who): who
+    case .turnedOff: "the tuner was turned off here by bpftune disable"
     case .stale(let current): "it is \(current) by now"
     case .outOfBounds(let bounds):
       "the kernel takes \(bounds.lowerBound) to \(bounds.upperBound) only"
     case .unavailable: "it does not exist here"
     case .namespaceGone: "the namespace is gone"
     case .overloaded: "too many adjustments are waiting"
+    case .heldOut(let current): "the namespace is held out, it stays \(current)"
+    case .setback(let why): why
     case .failed(let error): error
     }
   }

@@ -32,6 +32,8 @@ public actor Journal {
   /// The record of each change that is being written.
   private var writing: [Key: Record] = [:]
   public private(set) var totals: [Tunable: Total] = [:]
+  /// What changes brought, by tuner.
+  public private(set) var effects: [String: Effects] = [:]
   private var followers: [Int: AsyncStream<Record>.Continuation] = [:]
   private var nextFollower = 0
 
@@ -58,7 +60,9 @@ public actor Journal {
     nextFollower += 1
     let number = nextFollower
     followers[number] = continuation
-    continuation.onTermination = { _ in Task { await self.unfollow(number) } }
+    continuation.onTermination = { [loop] _ in
+      Task(executorPreference: loop) { await self.unfollow(number) }
+    }
     return records
   }
 
@@ -183,41 +187,44 @@ public actor Journal {
   }
 
   /// An adjustment that was only advised, or refused.
+  @discardableResult
   public func note(
     _ adjustment: Adjustment, _ outcome: Outcome, in namespace: NamespaceID, name: String?,
     tuner: String
-  ) {
+  ) -> Record {
     var record = Record(
       .advice, time: WallClock.now(), tuner: tuner, tunable: adjustment.tunable.name,
       namespace: namespace, namespaceName: name ?? "", old: "\(adjustment.assumed)",
       new: "\(adjustment.wanted)", scenario: adjustment.scenario, reason: adjustment.reason)
     switch outcome {
-    case .applied: return
+    case .applied: break
     case .advised(let old, let new):
       record.old = "\(old)"
       record.new = "\(new)"
       if let risk = adjustment.risk { record.outcome = "\(risk.name): it \(risk.warning)" }
     case .refused(let refusal):
-      record.kind = .refusal
+      if case .heldOut = refusal { record.kind = .holdOut } else { record.kind = .refusal }
       record.outcome = "\(refusal)"
     }
     add(&record)
+    return record
   }
 
   /// A write by someone else: the value is theirs from now on. Each tuner of
   /// the tunable may tell of it, and it may come often: `isWorthARecord`.
   public func administratorWrote(
     _ write: AdministratorWrite, in namespace: NamespaceID, name: String?, isWorthARecord: Bool
-  ) {
+  ) -> Record {
     let key = Key(namespace: namespace, tunable: write.tunable)
     drop(key)
     var record = Record(
       .administrator, time: WallClock.now(), tuner: write.tuner, tunable: write.tunable.name,
       namespace: namespace, namespaceName: name ?? "", old: write.old ?? "",
       new: write.new ?? "", reason: "\(write)")
-    guard administrators[key]?.reason != record.reason else { return }
+    if let known = administrators[key], known.reason == record.reason { return known }
     if isWorthARecord { add(&record) }
     administrators[key] = record
+    return record
   }
 
   /// What was recalled is an administrator's still.
@@ -225,19 +232,29 @@ public actor Journal {
     administrators[Key(namespace: record.namespace, tunable: tunable)] = record
   }
 
+  /// A tuner was turned off or on by command.
+  public func note(_ text: String, tuner: String, in namespace: NamespaceID, name: String?) {
+    var record = Record(
+      .note, time: WallClock.now(), tuner: tuner, tunable: "", namespace: namespace,
+      namespaceName: name ?? "", old: "", new: "", reason: text)
+    add(&record)
+  }
+
   /// The original has been put back.
-  public func didPutBack(_ holding: Holding, name: String?) {
+  public func didPutBack(_ holding: Holding, name: String?) -> Record {
     drop(key(of: holding))
     var record = Record(
       .rollback, time: WallClock.now(), tuner: holding.tuner, tunable: holding.tunable.name,
       namespace: holding.namespace, namespaceName: name ?? "", old: "\(holding.written)",
       new: "\(holding.original)")
     add(&record)
+    return record
   }
 
   /// It is the daemon's still; what of it came to be written.
   func takeUp(_ holding: Holding, at value: SysctlValue) -> Holding {
     guard value != holding.written else { return holding }
+    wasNotWritten(holding)
     var holding = holding
     holding.written = value
     holding.changes -= 1
@@ -246,16 +263,38 @@ public actor Journal {
     return holding
   }
 
+  /// It is as it was before the daemon's first change.
+  func isOriginal(_ holding: Holding) {
+    if holding.written != holding.original { wasNotWritten(holding) }
+    drop(key(of: holding))
+  }
+
+  /// The record of its last change came before the write, and the write never.
+  private func wasNotWritten(_ holding: Holding) {
+    var filter = HistoryFilter()
+    filter.kinds = [.change]
+    filter.tunable = holding.tunable.name
+    filter.namespace = .one(holding.namespace)
+    filter.limit = 1
+    guard !dryRun, var record = keeper.history(filter).first, record.new == "\(holding.written)"
+    else { return }
+    record.kind = .refusal
+    record.outcome = "the daemon ended before it was written"
+    keeper.save(record, all: all)
+  }
+
   /// The value is not the daemon's any more.
   public func release(_ holding: Holding) { drop(key(of: holding)) }
 
   /// What a change brought.
-  public func conclude(_ record: Record, _ verdict: Record.Verdict, _ effect: String) {
+  func conclude(_ record: Record, _ finding: Finding, heldOut: Bool) -> Record {
     var record = record
-    record.verdict = verdict
-    record.effect = effect
+    record.verdict = heldOut ? .unclear : finding.verdict
+    record.effect = finding.effect
+    effects[record.tuner, default: Effects()].add(finding, heldOut: heldOut)
     keeper.save(record, all: all)
     tell(record)
+    return record
   }
 
   /// Something about the daemon's own state.

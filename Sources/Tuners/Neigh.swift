@@ -174,13 +174,8 @@ public struct Neigh: Policy {
       thresholds: [value(.threshold1), value(.threshold2), value(.threshold3)],
       rate: value(.rate), refused: value(.refused), need: value(.need), count: value(.count),
       away: value(.away), accepts: value(.accepts) != 0,
-      device: name(value(.nameLow), value(.nameHigh)), namespace: event.namespace,
+      device: Words.device(value(.nameLow), value(.nameHigh)), namespace: event.namespace,
       freeMemory: freeMemory, time: event.time)
-  }
-
-  /// The name of a device, 16 bytes in two numbers.
-  private static func name(_ low: Int64, _ high: Int64) -> String {
-    withUnsafeBytes(of: (low, high)) { String(decoding: $0.prefix { $0 != 0 }, as: UTF8.self) }
   }
 
   // MARK: State

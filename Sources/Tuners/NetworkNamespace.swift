@@ -17,32 +17,39 @@ public actor NetworkNamespace {
     public let dryRun: Bool
     /// What an administrator allows though it can break something.
     public let allowedRisks: Set<Risk>
+    /// Which namespaces are left untouched.
+    public let holdOut: HoldOut
     public let log: Logger
+    public let counters = Counters()
 
     public init(
       loop: KernelLoop, directory: NamespaceDirectory, journal: Journal, dryRun: Bool,
-      allowedRisks: Set<Risk> = [], log: Logger
+      allowedRisks: Set<Risk> = [], holdOut: HoldOut = .none, log: Logger
     ) {
       self.loop = loop
       self.directory = directory
       self.journal = journal
       self.dryRun = dryRun
       self.allowedRisks = allowedRisks
+      self.holdOut = holdOut
       self.log = log
     }
   }
 
-  private enum Request: Sendable {
+  enum Request: Sendable {
     case adjust(
       Adjustment, tuner: String, seenAt: UInt64, answer: CheckedContinuation<Outcome, Never>)
     case administratorWrote(AdministratorWrite)
+    /// An experiment's time is over.
+    case conclude(Tunable, Int)
     case rollBack(Set<String>, answer: CheckedContinuation<Int, Never>)
+    case turn(String, on: Bool, answer: CheckedContinuation<Bool, Never>)
   }
 
   private static let mailboxCapacity = 256
 
   public nonisolated let id: NamespaceID
-  private let around: Surroundings
+  let around: Surroundings
   public nonisolated var unownedExecutor: UnownedSerialExecutor {
     around.loop.asUnownedSerialExecutor()
   }
@@ -50,17 +57,26 @@ public actor NetworkNamespace {
   private let requests: AsyncStream<Request>
   private nonisolated let mailbox: AsyncStream<Request>.Continuation
   /// Tuners that an administrator's write has disabled here, and which write.
-  private var disabled: [String: AdministratorWrite] = [:]
-  private var folder = LogFolder()
+  var disabled: [String: AdministratorWrite] = [:]
+  /// Tuners that were turned off here by command.
+  private var turnedOff: Set<String> = []
+  var folder = LogFolder()
+  /// The record of the last change.
+  private(set) var written: Record?
   /// Refusals that have a record.
   private var noted: Set<String> = []
-  private var name: String?
+  private(set) var name: String?
+  var experiments: [Tunable: Experiment] = [:]
+  var setbacks: [Tunable: Setback] = [:]
 
-  public init(_ id: NamespaceID, around: Surroundings, disabled: [String: AdministratorWrite] = [:])
-  {
+  public init(
+    _ id: NamespaceID, around: Surroundings, disabled: [String: AdministratorWrite] = [:],
+    turnedOff: Set<String> = []
+  ) {
     self.id = id
     self.around = around
     self.disabled = disabled
+    self.turnedOff = turnedOff
     (requests, mailbox) = AsyncStream.makeStream(
       of: Request.self, bufferingPolicy: .bufferingNewest(Self.mailboxCapacity))
   }
@@ -73,12 +89,18 @@ public actor NetworkNamespace {
         let outcome = await apply(adjustment, of: tuner)
         answer.resume(returning: outcome)
         await record(adjustment, of: tuner, outcome, seenAt: seenAt)
+        await observe(adjustment, of: tuner, outcome)
+      case .conclude(let tunable, let number):
+        await conclude(tunable, number: number)
       case .administratorWrote(let write):
         await yield(to: write)
       case .rollBack(let names, let answer):
         answer.resume(returning: await putBack(names))
+      case .turn(let tuner, let on, let answer):
+        answer.resume(returning: nowTurned(tuner, on: on))
       }
     }
+    for experiment in experiments.values { experiment.timer.cancel() }
   }
 
   /// Lets `run()` return after the requests that are waiting.
@@ -112,10 +134,41 @@ public actor NetworkNamespace {
     await withCheckedContinuation { put(.rollBack(names, answer: $0)) }
   }
 
+  /// Turns a tuner off here, or on again also where an administrator's write has
+  /// disabled it; whether that made a difference.
+  public nonisolated func turn(_ tuner: String, on: Bool) async -> Bool {
+    await withCheckedContinuation { put(.turn(tuner, on: on, answer: $0)) }
+  }
+
+  private func nowTurned(_ tuner: String, on: Bool) -> Bool {
+    guard on else { return turnedOff.insert(tuner).inserted }
+    let wasDisabled = disabled.removeValue(forKey: tuner) != nil
+    return turnedOff.remove(tuner) != nil || wasDisabled
+  }
+
+  /// Tuners that were turned off here by command.
+  public func tunersTurnedOff() -> Set<String> { turnedOff }
+
+  /// Its name as people know it; empty when it has none.
+  public func knownName() async -> String {
+    _ = await title()
+    return name ?? ""
+  }
+
+  /// Reads a tunable here.
+  public func read(_ tunable: Tunable) async throws(Refusal) -> SysctlValue {
+    try await visit { () throws(Sysctl.Failure) in try Sysctl.read(tunable) }
+  }
+
+  /// The devices here that have a tunable with `*` in its name.
+  public func devices(of tunable: Tunable) async -> [String] {
+    (try? await visit { () throws(Sysctl.Failure) in Sysctl.devices(of: tunable) }) ?? []
+  }
+
   /// What administrators have disabled here.
   public func administratorWrites() -> [String: AdministratorWrite] { disabled }
 
-  private nonisolated func put(_ request: Request) {
+  nonisolated func put(_ request: Request) {
     switch mailbox.yield(request) {
     case .enqueued: return
     case .dropped(let dropped): refuse(dropped, .overloaded)
@@ -128,6 +181,8 @@ public actor NetworkNamespace {
     switch request {
     case .adjust(_, _, _, let answer): answer.resume(returning: .refused(refusal))
     case .rollBack(_, let answer): answer.resume(returning: 0)
+    case .turn(_, _, let answer): answer.resume(returning: false)
+    case .conclude: return
     case .administratorWrote(let write):
       // Must not be lost: it goes back in, in place of an adjustment.
       if refusal == .overloaded { put(.administratorWrote(write)) }
@@ -136,9 +191,12 @@ public actor NetworkNamespace {
 
   // MARK: Adjusting
 
-  private func apply(_ adjustment: Adjustment, of tuner: String) async -> Outcome {
+  func apply(
+    _ adjustment: Adjustment, of tuner: String, as kind: Record.Kind = .change
+  ) async -> Outcome {
     let tunable = adjustment.tunable
     if let write = disabled[tuner] { return .refused(.administrator(write.description)) }
+    if turnedOff.contains(tuner) { return .refused(.turnedOff) }
     guard adjustment.wanted.numbers.allSatisfy(tunable.bounds.contains) else {
       return .refused(.outOfBounds(tunable.bounds))
     }
@@ -160,9 +218,14 @@ public actor NetworkNamespace {
     }
     guard adjustment.assumed.holds(in: old) else { return .refused(.stale(current: old)) }
     let new = old.with(adjustment.wanted)
+    if kind == .change, let refusal = setback(tunable, new) { return .refused(refusal) }
+    if tunable.scope == .perNamespace, id != around.directory.own, around.holdOut.includes(id) {
+      return .refused(.heldOut(current: old))
+    }
     if around.dryRun || !isAllowed(adjustment) { return .advised(old: old, new: new) }
 
-    await around.journal.willWrite(new, over: old, adjustment, in: id, name: name, tuner: tuner)
+    await around.journal.willWrite(
+      new, over: old, adjustment, in: id, name: name, tuner: tuner, as: kind)
     do throws(Refusal) {
       let other = try await replace(tunable, old, with: new)
       if let other { throw .stale(current: other) }
@@ -176,7 +239,7 @@ public actor NetworkNamespace {
       return .refused(error)
     }
     let time = KernelEvent.now()
-    await around.journal.didWrite(tunable, in: id)
+    written = await around.journal.didWrite(tunable, in: id)
     return .applied(old: old, new: new, at: time)
   }
 
@@ -188,7 +251,7 @@ public actor NetworkNamespace {
   }
 
   /// Does something to a tunable inside this namespace.
-  private func visit<R: Sendable>(
+  func visit<R: Sendable>(
     _ body: @Sendable () throws(Sysctl.Failure) -> R
   ) async throws(Refusal) -> R {
     let result: Result<R, Sysctl.Failure>
@@ -213,14 +276,15 @@ public actor NetworkNamespace {
 
   // MARK: Administrators
 
-  private func disable(_ tuner: String, _ write: AdministratorWrite) async {
+  func disable(_ tuner: String, _ write: AdministratorWrite) async {
     let here = await title()
-    await around.journal.administratorWrote(
+    let record = await around.journal.administratorWrote(
       write, in: id, name: name,
       isWorthARecord: folder.admit("administrator \(write.tunable.name)") != nil)
     guard disabled.updateValue(write, forKey: tuner) == nil else { return }
     around.log.notice(
-      "\(write); \(tuner) is disabled in \(here) until the daemon is restarted")
+      "\(write); \(tuner) is disabled in \(here) until \"bpftune enable \(tuner)\"",
+      metadata: record.fields)
   }
 
   /// The administrator's value stays, whatever was under way when it came.
@@ -244,38 +308,6 @@ public actor NetworkNamespace {
     }
   }
 
-  // MARK: Taking over
-
-  /// Goes on with what a daemon before this one changed; nil when it is not
-  /// the daemon's any more.
-  public func takeUp(_ holding: Holding, afterCrash: Bool) async -> Holding? {
-    let tunable = holding.tunable
-    let current = try? await visit { () throws(Sysctl.Failure) in try Sysctl.read(tunable) }
-    guard let current else {
-      await around.journal.release(holding)
-      return nil
-    }
-    switch holding.standing(of: current) {
-    case .ours(let value): return await around.journal.takeUp(holding, at: value)
-    case .original: await around.journal.release(holding)
-    case .someoneElses where afterCrash:
-      for owner in tunable.owners.sorted() {
-        await disable(
-          owner,
-          AdministratorWrite(
-            tunable: tunable, tuner: owner, process: 0, command: "", old: "\(holding.written)",
-            new: "\(current)"))
-      }
-    case .someoneElses: await around.journal.release(holding)
-    }
-    return nil
-  }
-
-  /// An administrator's write that an earlier daemon has seen still counts.
-  public func recall(_ write: AdministratorWrite) {
-    disabled[write.tuner] = disabled[write.tuner] ?? write
-  }
-
   // MARK: Rolling back
 
   private func putBack(_ names: Set<String>) async -> Int {
@@ -292,9 +324,11 @@ public actor NetworkNamespace {
             "\(tunable.name) is left at \(other) in \(here): someone else set it")
           continue
         }
-        await around.journal.didPutBack(holding, name: name)
+        let record = await around.journal.didPutBack(holding, name: name)
         count += 1
-        around.log.notice("\(tunable.name) \(current) -> \(original) (\(here)): rolled back")
+        around.log.notice(
+          "\(tunable.name) \(current) -> \(original) (\(here)): rolled back",
+          metadata: record.fields)
       } catch {
         if error == .namespaceGone { return count }
         around.log.error("cannot roll back \(tunable.name) in \(here): \(error)")
@@ -305,40 +339,45 @@ public actor NetworkNamespace {
 
   // MARK: Logging
 
-  private func record(
+  func record(
     _ adjustment: Adjustment, of tuner: String, _ outcome: Outcome, seenAt: UInt64
   ) async {
     let tunable = adjustment.tunable.name
+    around.counters.count(outcome, of: tuner, adjustment.tunable, seenAt: seenAt)
     switch outcome {
     case .applied(let old, let new, let time):
       guard let repeats = folder.admit("\(tunable)") else { return }
       let here = await title()
       around.log.notice(
-        "\(tunable) \(old) -> \(new) (\(here)): \(adjustment.reason)\(repeats)")
+        "\(tunable) \(old) -> \(new) (\(here)): \(adjustment.reason)\(repeats)",
+        metadata: written?.fields)
       around.log.debug(
         "\(tuner): \(adjustment.scenario): written \((time - seenAt) / 1000) us after the event")
     case .advised(let old, let new):
       guard let repeats = folder.admit("advice \(tunable) \(new)", most: 1) else { return }
       let here = await title()
-      await around.journal.note(adjustment, outcome, in: id, name: name, tuner: tuner)
+      let record = await around.journal.note(
+        adjustment, outcome, in: id, name: name, tuner: tuner)
       let risk = adjustment.risk.map {
         isAllowed(adjustment) ? "" : "; it \($0.warning), and so needs --allow-risky \($0.name)"
       }
       around.log.notice(
-        "advice: \(tunable) \(old) -> \(new) (\(here)): \(adjustment.reason)\(risk ?? "")\(repeats)"
-      )
+        "advice: \(tunable) \(old) -> \(new) (\(here)): \(adjustment.reason)\(risk ?? "")\(repeats)",
+        metadata: record.fields)
     case .refused(let refusal):
       switch refusal {
       case .failed:
         guard let repeats = folder.admit("failed \(tunable)", most: 1) else { return }
         let here = await title()
-        around.log.error("\(tuner): \(tunable) in \(here): \(refusal)\(repeats)")
-        await around.journal.note(adjustment, outcome, in: id, name: name, tuner: tuner)
+        let record = await around.journal.note(
+          adjustment, outcome, in: id, name: name, tuner: tuner)
+        around.log.error(
+          "\(tuner): \(tunable) in \(here): \(refusal)\(repeats)", metadata: record.fields)
       case .administrator:
         await noteOnce(adjustment, of: tuner, outcome)
         guard let repeats = folder.admit("administrator \(tuner)", most: 1) else { return }
         around.log.debug("\(tuner): \(tunable) refused in \(id): \(refusal)\(repeats)")
-      case .unavailable, .outOfBounds:
+      case .unavailable, .outOfBounds, .setback:
         await noteOnce(adjustment, of: tuner, outcome)
         fallthrough
       default:
@@ -357,44 +396,11 @@ public actor NetworkNamespace {
   }
 
   /// `netns 4026532281 "name"`.
-  private func title() async -> String {
+  func title() async -> String {
     if name == nil {
       let found = await around.directory.name(of: id)
       name = found.isEmpty ? nil : found
     }
     return name.map { "\(id) \"\($0)\"" } ?? "\(id)"
-  }
-}
-
-/// A write by someone else that changed a tunable of a tuner.
-public struct AdministratorWrite: Sendable, Equatable, CustomStringConvertible {
-  public let tunable: Tunable
-  public let tuner: String
-  /// 0 when the write itself was not seen, only what it left.
-  public let process: Int32
-  public let command: String
-  /// Nil for one of so many writes that they were not looked at one by one.
-  public let old: String?
-  public let new: String?
-
-  public init(
-    tunable: Tunable, tuner: String, process: Int32, command: String, old: String?,
-    new: String?
-  ) {
-    self.tunable = tunable
-    self.tuner = tuner
-    self.process = process
-    self.command = command
-    self.old = old
-    self.new = new
-  }
-
-  public var description: String {
-    let words = { (text: String) in
-      text.split(whereSeparator: \.isWhitespace).joined(separator: " ")
-    }
-    let who = process == 0 ? "someone" : "pid \(process) (\(command))"
-    guard let old, let new else { return "\(who) sets tunables hundreds of times a second" }
-    return "\(who) set \(tunable.name) from \(words(old)) to \(words(new))"
   }
 }

@@ -31,9 +31,16 @@ public protocol Policy: Sendable {
   /// run inside the namespace that the state is about.
   static var request: Signal? { get }
 
+  /// Whether `look()` says how things stand, in place of a request.
+  static var looks: Bool { get }
+  /// Reads how things stand, on the daemon's thread and in its own namespace: at
+  /// the start, when `recheck` has passed, and at the interval of a poll. Throws
+  /// what the kernel's files make of it.
+  static func look() throws -> Observation
+
   init(learningRate: LearningRate)
 
-  /// How long it waits before it has `request` run, though no event may come:
+  /// How long it waits before it has `request` run or looks, though no event may come:
   /// asked after each decision. Nil for not at all, so that no timer runs.
   var recheck: Duration? { get }
 
@@ -67,6 +74,8 @@ extension Policy {
   public static var risks: [Risk] { [] }
   public static var adoption: Signal? { nil }
   public static var request: Signal? { nil }
+  public static var looks: Bool { false }
+  public static func look() throws -> Observation { throw LooksAtNothing() }
   public var recheck: Duration? { nil }
   public static var readsInside: Bool { false }
   public static func complete(_ observation: inout Observation) throws {}
@@ -75,6 +84,9 @@ extension Policy {
   public mutating func recall(_ holding: Holding, at time: UInt64) {}
   public mutating func learn(_ adjustment: Adjustment, _ outcome: Outcome) {}
 }
+
+/// A policy was asked to look that says it does not.
+struct LooksAtNothing: Error {}
 
 /// What a policy makes of an observation.
 public enum Decision: Sendable, Equatable {

@@ -19,6 +19,8 @@ final class StateKeeper {
   /// Records that are not in the file; the newest.
   private var unsaved: [Record] = []
   private var lastID: Int64 = 0
+  /// A dry run takes nothing off the file that a daemon after it needs.
+  private var isDryRun = false
   private var upkeep: Task<Void, Never>?
   private var writes = 0
   private var recordsSincePruning = 0
@@ -64,6 +66,7 @@ final class StateKeeper {
   /// Begins to use the file: what is held from before, and the records of
   /// administrators' writes that still count. A dry run leaves no mark.
   func begin(dryRun: Bool) -> (held: [StateFile.Row], administrators: [Record]) {
+    isDryRun = dryRun
     guard let file else { return ([], []) }
     do {
       lastID = try file.lastRecord()
@@ -132,6 +135,7 @@ final class StateKeeper {
   }
 
   func remove(_ tunable: Tunable, in namespace: NamespaceID, all: () -> [Holding]) {
+    if isDryRun { return }
     store(all) { file throws(StateFile.Failure) in
       try file.remove(namespace, tunable: tunable.name)
     }
@@ -161,8 +165,8 @@ final class StateKeeper {
       return false
     }
     writes += 1
-    if writes % Self.mostWrites == 0 { try? file.synchronizeAside() }
-    scheduleUpkeep()
+    if writes % Self.mostWrites == 0 { keepUp() }
+    scheduleUpkeep(after: Self.pause)
     return true
   }
 
@@ -219,23 +223,29 @@ final class StateKeeper {
   // MARK: Upkeep
 
   /// Once, some time after a write: no timer runs while nothing is written.
-  private func scheduleUpkeep() {
+  private func scheduleUpkeep(after pause: Duration) {
     guard upkeep == nil else { return }
     let loop = self.loop
     // Runs on the loop, as all that touches this.
     nonisolated(unsafe) let keeper = self
     upkeep = Task(executorPreference: loop) {
-      await loop.sleep(for: Self.pause)
-      if !Task.isCancelled { keeper.keepUp() }
+      await loop.sleep(for: pause)
+      if Task.isCancelled { return }
+      keeper.upkeep = nil
+      keeper.keepUp()
     }
   }
 
+  /// Deletes some of what is too much, and brings the rest to the disk.
   private func keepUp() {
-    upkeep = nil
     guard trouble == nil, let file else { return }
     do {
       if recordsSincePruning >= 500 {
-        if try file.prune() { scheduleUpkeep() } else { recordsSincePruning = 0 }
+        if try file.prune() {
+          scheduleUpkeep(after: .milliseconds(100))
+        } else {
+          recordsSincePruning = 0
+        }
       }
       try file.synchronizeAside()
     } catch {

@@ -213,10 +213,11 @@ public struct TCPBuffer: Policy {
     known.step = seen
     known.unconfirmed = nil
     let tunable = seen.scenario == .sendLimit ? Self.sendMaximum : Self.receiveMaximum
-    return .adjust([
-      Adjustment(
-        tunable, from: seen.limit, to: wanted, scenario: seen.scenario.name, reason: reason(seen))
-    ])
+    var adjustment = Adjustment(
+      tunable, from: seen.limit, to: wanted, scenario: seen.scenario.name, reason: reason(seen))
+    adjustment.measure = .connections(
+      peer: seen.peer, seen.scenario == .sendLimit ? .sending : .receiving)
+    return .adjust([adjustment])
   }
 
   /// Why another step would bring nothing, judged by the last one.

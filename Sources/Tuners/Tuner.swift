@@ -16,19 +16,24 @@ public actor Tuner<P: Policy>: AnyTuner {
   private let log: Logger
   /// By namespace; what is about the machine stands under `nil`.
   private var states: [NamespaceID?: P] = [:]
-  /// When rechecks of a state are due.
-  private var waiting: [NamespaceID?: Set<ContinuousClock.Instant>] = [:]
+  /// When the next `recheck` of a state is due. One that was due later and has
+  /// been overtaken ends without doing anything.
+  private var due: [NamespaceID?: ContinuousClock.Instant] = [:]
   private let request: Attached?
+  /// How often it looks where no hook tells; nil where one does.
+  private let interval: Duration?
   private let makePolicy: @Sendable (LearningRate) -> P
   private var folder = LogFolder()
 
   init(
     _ policy: P.Type, loop: KernelLoop, learningRate: LearningRate,
-    namespaces: any NamespaceProvider, request: Attached?, log: Logger,
+    namespaces: any NamespaceProvider, request: Attached?, lookingEvery interval: Duration? = nil,
+    log: Logger,
     makePolicy: @escaping @Sendable (LearningRate) -> P = { P(learningRate: $0) }
   ) {
     self.loop = loop
     self.request = request
+    self.interval = interval
     self.makePolicy = makePolicy
     self.learningRate = learningRate
     self.namespaces = namespaces
@@ -38,11 +43,22 @@ public actor Tuner<P: Policy>: AnyTuner {
   public func run(_ events: AsyncStream<KernelEvent>) async {
     await withDiscardingTaskGroup { group in
       // What has been recalled may have to come down again.
-      for key in states.keys { waitAgain(key, &group) }
+      for key in states.keys { arrange(key, &group) }
+      if P.looks {
+        await look(nil)
+        arrange(nil, &group)
+      }
+      if let interval { group.addTask { await self.poll(every: interval) } }
       for await event in events {
         let key = P.scope == .global ? nil : event.namespace
-        await handle(event, key)
-        waitAgain(key, &group)
+        guard let seen = P.observe(event, freeMemory: Memory.free()) else {
+          log.warning("\(P.name): an event of an unknown scenario \(event.scenario), ignoring")
+          continue
+        }
+        guard let observation = await complete(seen, event.namespace) else { continue }
+        await handle(
+          observation, key, from: event.namespace, at: event.time, note: event.foldedNote)
+        arrange(key, &group)
       }
       group.cancelAll()
     }
@@ -50,32 +66,50 @@ public actor Tuner<P: Policy>: AnyTuner {
 
   public func forget(_ namespace: NamespaceID) { states[namespace] = nil }
 
-  /// Has a state rechecked when it wishes, if it is not going to be sooner.
-  private func waitAgain(_ key: NamespaceID?, _ group: inout DiscardingTaskGroup) {
-    guard let wait = states[key]?.recheck, request != nil else { return }
-    let due = ContinuousClock.now + wait
-    guard waiting[key, default: []].allSatisfy({ $0 > due }) else { return }
-    waiting[key, default: []].insert(due)
-    group.addTask { await self.recheck(key, after: wait, due: due) }
-  }
-
   public func recall(_ holding: Holding) {
     guard holding.tuner == P.name else { return }
     let key = P.scope == .global ? nil : holding.namespace
     states[key, default: makePolicy(learningRate)].recall(holding, at: KernelEvent.now())
   }
 
-  /// Has the kernel report, for a policy that wants to know how things stand.
-  private func recheck(
-    _ key: NamespaceID?, after wait: Duration, due: ContinuousClock.Instant
-  ) async {
-    await loop.sleep(for: wait)
-    waiting[key]?.remove(due)
-    if waiting[key]?.isEmpty == true { waiting[key] = nil }
-    guard !Task.isCancelled, let request, states[key] != nil else { return }
+  // MARK: Looking
+
+  /// Sees to it that things are looked at when the policy wants it.
+  private func arrange(_ key: NamespaceID?, _ group: inout DiscardingTaskGroup) {
+    guard P.looks || request != nil, let time = wish(key) else { return }
+    group.addTask { await self.recheck(key, at: time) }
+  }
+
+  /// When the policy wants to look; nil when it does not, or something is under
+  /// way that comes no later.
+  private func wish(_ key: NamespaceID?) -> ContinuousClock.Instant? {
+    guard let wait = states[key]?.recheck else { return nil }
+    let time = ContinuousClock.now + wait
+    if let planned = due[key], planned <= time { return nil }
+    due[key] = time
+    return time
+  }
+
+  private func recheck(_ key: NamespaceID?, at first: ContinuousClock.Instant) async {
+    var time = first
+    while true {
+      await loop.sleep(for: max(.zero, time - .now))
+      guard !Task.isCancelled, due[key] == time else { return }
+      due[key] = nil
+      guard states[key] != nil else { return }
+      // What a request has to tell comes as an event, and that arranges the next.
+      guard P.looks else { return await ask(key) }
+      await look(key)
+      guard let next = wish(key) else { return }
+      time = next
+    }
+  }
+
+  /// Has the kernel report; what is about one namespace from inside.
+  private func ask(_ key: NamespaceID?) async {
+    guard let request else { return }
     do {
       if let key {
-        // What is about one namespace is reported from inside.
         _ = await namespaces.read(in: key) { try request.request() }
       } else {
         try request.request()
@@ -85,6 +119,29 @@ public actor Tuner<P: Policy>: AnyTuner {
     }
   }
 
+  private func look(_ key: NamespaceID?) async {
+    do {
+      let own = await namespaces.own().id
+      try await handle(P.look(), key, from: own, at: KernelEvent.now(), note: "")
+    } catch {
+      if let repeats = folder.admit("look", most: 1) {
+        log.warning("\(P.name): cannot look: \(error)\(repeats)")
+      }
+    }
+  }
+
+  private func poll(every interval: Duration) async {
+    while !Task.isCancelled {
+      await loop.sleep(for: interval)
+      if Task.isCancelled { return }
+      await look(nil)
+      while let time = wish(nil) { await recheck(nil, at: time) }
+    }
+  }
+
+  // MARK: Deciding
+
+  /// Nil when the namespace of the event is gone.
   private func complete(
     _ seen: P.Observation, _ namespace: NamespaceID
   ) async -> P.Observation? {
@@ -96,12 +153,10 @@ public actor Tuner<P: Policy>: AnyTuner {
     }
   }
 
-  private func handle(_ event: KernelEvent, _ key: NamespaceID?) async {
-    guard let seen = P.observe(event, freeMemory: Memory.free()) else {
-      log.warning("\(P.name): an event of an unknown scenario \(event.scenario), ignoring")
-      return
-    }
-    guard let observation = await complete(seen, event.namespace) else { return }
+  private func handle(
+    _ observation: P.Observation, _ key: NamespaceID?, from origin: NamespaceID, at time: UInt64,
+    note: String
+  ) async {
     var decision = states[key, default: makePolicy(learningRate)].decide(observation)
     if decision == .survey {
       let sum = await namespaces.survey { try P.survey(observation) }
@@ -114,7 +169,7 @@ public actor Tuner<P: Policy>: AnyTuner {
     case .hold(let why, let subject):
       if let repeats = folder.admit(subject, most: 1) { log.notice("\(P.name): \(why)\(repeats)") }
     case .leave(let why):
-      log.debug("\(P.name): \(event.namespace): nothing to change: \(why)\(event.foldedNote)")
+      log.debug("\(P.name): \(origin): nothing to change: \(why)\(note)")
     case .adjust(let adjustments):
       for adjustment in adjustments {
         // A global tunable is set from the daemon's own namespace, whichever
@@ -122,10 +177,10 @@ public actor Tuner<P: Policy>: AnyTuner {
         let namespace =
           switch adjustment.tunable.scope {
           case .perNamespace:
-            await namespaces.namespace(adjustment.namespace ?? event.namespace)
+            await namespaces.namespace(adjustment.namespace ?? origin)
           case .global: await namespaces.own()
           }
-        let outcome = await namespace.carryOut(adjustment, of: P.name, seenAt: event.time)
+        let outcome = await namespace.carryOut(adjustment, of: P.name, seenAt: time)
         states[key]?.learn(adjustment, outcome)
       }
     }
@@ -149,11 +204,11 @@ extension Policy {
   /// A tuner with this policy.
   public static func tuner(
     loop: KernelLoop, learningRate: LearningRate, namespaces: any NamespaceProvider,
-    request: Attached? = nil, log: Logger
+    request: Attached? = nil, lookingEvery interval: Duration? = nil, log: Logger
   ) -> any AnyTuner {
     Tuner(
       Self.self, loop: loop, learningRate: learningRate, namespaces: namespaces,
-      request: request, log: log)
+      request: request, lookingEvery: interval, log: log)
   }
 }
 

@@ -7,6 +7,8 @@ public let tuners: [any Policy.Type] = [
   UDPBuffer.self,
   IPFrag.self,
   Conntrack.self,
+  NetBuffer.self,
+  RouteTable.self,
 ]
 
 extension Tunable {

@@ -19,6 +19,18 @@ enum Words {
     return kilobits >= 1000 ? "\(tenths(kilobits, per: 1000)) Mbit/s" : "\(kilobits) kbit/s"
   }
 
+  /// The name of a device, 16 bytes in two numbers.
+  static func device(_ low: Int64, _ high: Int64) -> String {
+    withUnsafeBytes(of: (low, high)) { String(decoding: $0.prefix { $0 != 0 }, as: UTF8.self) }
+  }
+
+  /// `0, 3, 5`; those after the eighth as a number of them.
+  static func list(_ numbers: Set<Int>) -> String {
+    let sorted = numbers.sorted()
+    let more = sorted.count > 8 ? " and \(sorted.count - 8) more" : ""
+    return sorted.prefix(8).map(String.init).joined(separator: ", ") + more
+  }
+
   /// One decimal below ten, none above.
   private static func tenths(_ count: Int64, per unit: Int64) -> String {
     let whole = count / unit

@@ -32,7 +32,10 @@ final class OneTuner<P: Policy>: Sendable {
     let lines = Lines()
     var log = Logger(label: "test") { _ in lines }
     log.logLevel = .debug
-    hooks = P.signals.compactMap { programs.attach($0, source: Self.source).1 }
+    // As if this kernel needed all of them.
+    hooks = P.signals.compactMap {
+      programs.attach(Signal($0.name, $0.hooks), source: Self.source).1
+    }
     let request = P.request.flatMap { programs.attach($0, source: Self.source).1 }
     let provider = Namespaces(
       NetworkNamespace.Surroundings(

@@ -61,11 +61,14 @@ final class ServiceTests: IntegrationTestCase {
     let status = try String(contentsOfFile: "/proc/\(pid)/status", encoding: .utf8)
     let check = try await execute(Products.path("bpftune"), "check")
     let json = try await execute(Products.path("bpftune"), "check", "--json")
+    let ofAllThreads = try XCTUnwrap(Privileges.held(by: pid))
     try await daemon.stop()
+    XCTAssertEqual(ofAllThreads.capabilities, Privileges.kept)
+    XCTAssertTrue(ofAllThreads.noNewPrivileges)
     let kept = String(format: "%016lx", Int(Privileges.kept.rawValue))
     for (set, value) in [
       ("CapInh", "0000000000000000"), ("CapPrm", kept), ("CapEff", kept), ("CapBnd", kept),
-      ("CapAmb", "0000000000000000"), ("NoNewPrivs", "1"), ("Threads", "1"),
+      ("CapAmb", "0000000000000000"), ("NoNewPrivs", "1"),
     ] {
       XCTAssertTrue(status.contains("\(set):\t\(value)\n"), "\(set) of\n\(status)")
     }

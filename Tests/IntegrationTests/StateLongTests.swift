@@ -1,4 +1,5 @@
 import Foundation
+import Synchronization
 import TestSupport
 import XCTest
 
@@ -19,7 +20,10 @@ final class StateLongTests: IntegrationTestCase {
     let path = try await Path(delay: 10)
     var changed = 0
     var inFlight = 0
-    for round in 0..<rounds {
+    var round = 0
+    var disturbed = 0
+    while round < rounds {
+      let others = OtherDaemons()
       let originals = [
         "4096 16384 \(65536 + 4096 * Int.random(in: 0...16))",
         "4096 \(87380 + round) \(131072 + 4096 * Int.random(in: 0...16))",
@@ -37,28 +41,36 @@ final class StateLongTests: IntegrationTestCase {
         daemon.command.signal(SIGKILL)
       } else {
         let growths = Int.random(in: 1...12)
-        Self.kill(daemon.command.pid, onGrowth: growths, of: daemon.stateDirectory + "/state.db-wal")
+        Self.kill(
+          daemon.command.pid, onGrowth: growths, of: daemon.stateDirectory + "/state.db-wal")
       }
       try await daemon.command.wait()
       traffic.signal(SIGKILL)
       server.signal(SIGTERM)
       let lines = try await StateTests.putBack(daemon.stateDirectory)
-      changed += lines.count { $0.result == .putBack }
-      inFlight += lines.count { $0.result == .unchanged }
-      for line in lines {
-        XCTAssertTrue([.putBack, .unchanged].contains(line.result), "\(line)")
-      }
+      var wrong = lines.filter { ![.putBack, .unchanged].contains($0.result) }.map { "\($0)" }
       for end in [path.left, path.right] {
         for (tunable, original) in zip(Self.tunables, originals) {
           let value = try await end.sysctl(tunable)
-          XCTAssertEqual(value, original, "round \(round): \(tunable)")
+          if value != original { wrong.append("\(tunable) is \(value), not \(original)") }
         }
       }
       _ = try? await traffic.wait()
       _ = try? await server.wait()
+      if !wrong.isEmpty, others.wereSeen(but: daemon.command.pid), disturbed < rounds {
+        // Another daemon on this machine has tuned here as well.
+        disturbed += 1
+        continue
+      }
+      XCTAssertEqual(wrong, [], "round \(round)")
+      changed += lines.count { $0.result == .putBack }
+      inFlight += lines.count { $0.result == .unchanged }
+      round += 1
     }
     await path.close()
-    print("\(rounds) kills: \(changed) tunables put back, \(inFlight) not written yet")
+    print(
+      "\(rounds) kills: \(changed) tunables put back, \(inFlight) not written yet;"
+        + " \(disturbed) rounds more with another daemon on the machine")
     XCTAssertGreaterThan(changed, rounds / 2)
   }
 
@@ -104,15 +116,18 @@ final class StateLongTests: IntegrationTestCase {
         ["iperf3", "-c", Path.rightAddress.v4, "-t", "3"], netns: path.left.name)
       let end = Bool.random() ? path.left : path.right
       let tunable = end.name == path.left.name ? Self.wmem : Self.rmem
+      let others = OtherDaemons()
       for _ in 0..<10 {
         let theirs = "4096 16384 \(4096 * Int.random(in: 2...200))"
         try await Task.sleep(for: .microseconds(Int.random(in: 0...40_000)))
         try await end.set(tunable, theirs)
         try await Task.sleep(for: .microseconds(Int.random(in: 0...20_000)))
         let value = try await end.sysctl(tunable)
+        if value != theirs, let pid = daemon?.command.pid, others.wereSeen(but: pid) { break }
         XCTAssertEqual(value, theirs, "write \(written)")
         written += 1
       }
+      written -= written % 10
       client.signal(SIGKILL)
       _ = try? await client.wait()
     }
@@ -120,4 +135,31 @@ final class StateLongTests: IntegrationTestCase {
     server.signal(SIGTERM)
     await path.close()
   }
+}
+
+/// Looks for other daemons on the machine while a round lasts.
+private final class OtherDaemons: Sendable {
+  private let seen = Mutex(Set<Int32>())
+  private let isOver = Mutex(false)
+
+  init() {
+    Thread.detachNewThread { [weak self] in
+      while let self, !self.isOver.withLock({ $0 }) {
+        let pids = (try? FileManager.default.contentsOfDirectory(atPath: "/proc")) ?? []
+        for pid in pids.compactMap({ Int32($0) }) {
+          let comm = try? String(contentsOfFile: "/proc/\(pid)/comm", encoding: .utf8)
+          if comm == "bpftune\n" { _ = self.seen.withLock { $0.insert(pid) } }
+        }
+        Thread.sleep(forTimeInterval: 0.02)
+      }
+    }
+  }
+
+  /// Ends looking.
+  func wereSeen(but own: Int32) -> Bool {
+    isOver.withLock { $0 = true }
+    return seen.withLock { !$0.subtracting([own]).isEmpty }
+  }
+
+  deinit { isOver.withLock { $0 = true } }
 }

@@ -57,20 +57,23 @@ public final class TestNamespace: Sendable {
   public func inside<R: Sendable>(_ body: @escaping @Sendable () -> R) async throws -> R {
     try await withCheckedThrowingContinuation { continuation in
       Thread.detachNewThread { [name] in
-        let home = open("/proc/thread-self/ns/net", O_RDONLY | O_CLOEXEC)
-        defer { close(home) }
         if let name {
           let fd = open("/run/netns/\(name)", O_RDONLY | O_CLOEXEC)
           defer { close(fd) }
-          guard home >= 0, fd >= 0, bpftune_netns_enter(fd) == 0 else {
+          // Back again before anything else runs: a thread that is started from
+          // this one, also for the pool of tasks, would be in there, too.
+          let own = open("/proc/thread-self/ns/net", O_RDONLY | O_CLOEXEC)
+          defer { close(own) }
+          guard fd >= 0, own >= 0, bpftune_netns_enter(fd) == 0 else {
             return continuation.resume(throwing: Command.Failure("cannot enter \(name)"))
           }
+          let result = body()
+          guard bpftune_netns_enter(own) == 0 else {
+            return continuation.resume(throwing: Command.Failure("cannot come back from \(name)"))
+          }
+          return continuation.resume(returning: result)
         }
-        let result = body()
-        // Whoever is woken may be given a new thread, made by this one: in the
-        // namespace that this one is in.
-        guard bpftune_netns_enter(home) == 0 else { fatalError("cannot leave \(name ?? "")") }
-        continuation.resume(returning: result)
+        continuation.resume(returning: body())
       }
     }
   }

@@ -6,6 +6,8 @@
 #include "bpftune_glibc.h"
 #include "bpftune_neightbl.h"
 #include "bpftune_netns.h"
+#include "bpftune_peer.h"
 #include "bpftune_process.h"
 #include "bpftune_sqlite.h"
+#include "bpftune_tcp.h"
 #endif

@@ -43,4 +43,11 @@ int bpftune_bpf_run(int program_fd, uint32_t *result);
 int bpftune_bpf_enumerator(struct bpf_object *object, const char *enumeration,
 			   int index, const char **name, int64_t *value);
 
+/*
+ * Whether the function that a member of a kernel structure points to returns
+ * anything: 1 or 0; -ENOENT when there is no such member, -EINVAL when it is no
+ * pointer to a function, or what reading the kernel's type information gave.
+ */
+int bpftune_bpf_member_returns(const char *structure, const char *member);
+
 #endif

@@ -1,0 +1,97 @@
+import Glibc
+import Kernel
+import State
+import Tuners
+
+/// What is done by command, and what compares.
+extension Facts {
+  /// Turns a tuner on or off, in a namespace or everywhere.
+  func turn(_ tuner: String, on: Bool, in text: String?) async throws -> Reply.Switched {
+    guard options.chosenTuners.contains(where: { $0.name == tuner }) else {
+      let names = options.chosenTuners.map { $0.name }.joined(separator: ", ")
+      throw Problem(.notFound, "no tuner \"\(tuner)\" runs; these do: \(names)")
+    }
+    var place: NetworkNamespace?
+    if let text { place = try await namespace(text) }
+    let changed = await supervisor.turn(tuner, on: on, in: place?.id)
+    var title: Reply.Namespace?
+    if let place { title = await self.title(place) }
+    if changed > 0 {
+      await around.journal.note(
+        "\(on ? "enabled" : "disabled") by command\(place == nil ? ", everywhere" : "")",
+        tuner: tuner, in: place?.id ?? around.directory.own, name: title?.name ?? "init")
+    }
+    return Reply.Switched(tuner: tuner, namespace: title, enabled: on, changed: changed)
+  }
+
+  /// Rolls back what is held in one namespace.
+  func rollBack(
+    _ holdings: [Holding], in id: NamespaceID
+  ) async -> (restored: [Reply.Step], left: [Reply.Step]) {
+    guard let namespace = await supervisor.known(id) else { return ([], []) }
+    let title = await title(namespace)
+    _ = await namespace.rollBack(Set(holdings.map(\.tunable.name)))
+    var done = (restored: [Reply.Step](), left: [Reply.Step]())
+    for holding in holdings {
+      let isRestored = await around.journal.holding(holding.tunable, in: id) == nil
+      var current = "\(holding.written)"
+      if !isRestored, let value = try? await namespace.read(holding.tunable) {
+        current = "\(value)"
+      }
+      let step = Reply.Step(
+        tunable: holding.tunable.name, namespace: title, from: current,
+        to: "\(holding.original)",
+        why: isRestored
+          ? "rolled back"
+          : current == "\(holding.written)" ? "it could not be written" : "someone else has set it")
+      if isRestored { done.restored.append(step) } else { done.left.append(step) }
+    }
+    return done
+  }
+
+  /// Nil when the kernel holds what was written, or the namespace is gone.
+  func difference(_ holding: Holding) async -> Reply.Difference? {
+    guard let namespace = await supervisor.known(holding.namespace) else { return nil }
+    var found: String?
+    var problem = "someone else has set it"
+    do {
+      let value = try await namespace.read(holding.tunable)
+      if value == holding.written { return nil }
+      found = "\(value)"
+    } catch .namespaceGone {
+      return nil
+    } catch {
+      problem = "\(error)"
+    }
+    return Reply.Difference(
+      tunable: holding.tunable.name, namespace: await title(namespace),
+      expected: "\(holding.written)", found: found, problem: problem)
+  }
+
+  /// The newest advice on each tunable that nothing has overtaken since.
+  func standingAdvice() async -> [Record] {
+    var filter = HistoryFilter()
+    filter.kinds = [.advice, .change, .administrator, .rollback, .withdrawal]
+    filter.limit = Limits.rows
+    struct Place: Hashable {
+      let namespace: NamespaceID
+      let tunable: String
+    }
+    var seen: Set<Place> = []
+    return await around.journal.history(filter).filter { record in
+      let place = Place(namespace: record.namespace, tunable: record.tunable)
+      return seen.insert(place).inserted && record.kind == .advice
+    }
+  }
+}
+
+enum Host {
+  static var name: String {
+    withUnsafeTemporaryAllocation(of: CChar.self, capacity: 256) { buffer in
+      guard let base = buffer.baseAddress, gethostname(base, buffer.count - 1) == 0 else {
+        return ""
+      }
+      return String(cString: base)
+    }
+  }
+}
