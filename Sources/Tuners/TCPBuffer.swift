@@ -247,7 +247,6 @@ public struct TCPBuffer: Policy {
     }
     known.step = seen
     known.unconfirmed = nil
-    let tunable = seen.scenario == .sendLimit ? Self.sendMaximum : Self.receiveMaximum
     var adjustment = Adjustment(
       tunable, from: seen.limit, to: wanted, scenario: seen.scenario.name, reason: reason(seen))
     adjustment.measure = .connections(

@@ -47,6 +47,7 @@ final class TCPMemoryPolicyTests: XCTestCase {
       switch part {
       case .whole(let value): value
       case .maximum(let number), .initial(let number): .scalar(number)
+      case .word(let word, _): .text(word)
       }
     }
     return .applied(old: value(adjustment.assumed), new: value(adjustment.wanted), at: 0)
