@@ -84,6 +84,10 @@ let package = Package(
     .executableTarget(
       name: "neighbour-adder", path: "Tests/NeighbourAdder",
       cSettings: [.unsafeFlags(["-Wall", "-Wextra", "-Werror", "-O2"])]),
+    // Listeners, bursts and floods, and connections that transfer something.
+    .executableTarget(
+      name: "tcp-load", path: "Tests/TCPLoad",
+      cSettings: [.unsafeFlags(["-Wall", "-Wextra", "-Werror", "-O2"])]),
     // Sends packets as fast as the kernel takes them.
     .executableTarget(
       name: "packet-sender", path: "Tests/PacketSender",

@@ -74,6 +74,8 @@ enum tcp_buffer_scenario {
 	TCP_BUFFER_SEND_LIMIT = 1,
 	TCP_BUFFER_RECEIVE_LIMIT = 2,
 	TCP_BUFFER_MODERATION_OFF = 3,
+	TCP_BUFFER_SEND_QUEUE = 4,	/* tcp_latency.bpf.c */
+	TCP_BUFFER_RECEIVE_QUEUE = 5,
 };
 
 /* Mirrored by TCPBufferValue in Sources/Tuners/TCPBuffer.swift. */
@@ -92,6 +94,10 @@ enum tcp_buffer_value {
 	TCP_BUFFER_PEER_HIGH,		/* address, network byte order; an */
 	TCP_BUFFER_PEER_LOW,		/* IPv4 address is ::ffff:a.b.c.d */
 	TCP_BUFFER_PORTS,		/* local << 16 | remote */
+	TCP_BUFFER_NEED,		/* bytes: what the paths of the namespace carry */
+	TCP_BUFFER_INITIAL,		/* bytes: tcp_wmem[1] or tcp_rmem[1] */
+	TCP_BUFFER_CARRIED,		/* bytes that a path of the namespace took in
+					 * its shortest round trip, at most */
 };
 
 EXPORT_ENUM(tcp_buffer_scenario);
@@ -229,6 +235,8 @@ static __always_inline void receive_limited(struct tcp_sock *tp, struct net *net
 	event.values[TCP_BUFFER_WINDOW] =
 		65535ULL << SMALL_FIELD(tp, rx_opt.rcv_wscale);
 	event.values[TCP_BUFFER_RTT] = rtt;
+	/* From the handshake, if nothing is sent; all ones when not known. */
+	event.values[TCP_BUFFER_RTT_MIN] = FIELD(tp, rtt_min.s[0].v);
 	report(sk, &event);
 }
 

@@ -3,25 +3,11 @@
  * tcp-buffer: walks over the connections of the namespace that it is read in.
  */
 #include "tcp_buffer.h"
+#include "tcp_iter.h"
 
 #define SOL_TCP 6
 /* include/uapi/linux/bpf.h, since Linux 6.12 */
 #define TCP_BPF_SOCK_OPS_CB_FLAGS 1008
-
-/* include/linux/bpf.h */
-struct bpf_iter_meta;
-struct sock_common;
-struct bpf_iter__tcp {
-	union {
-		struct bpf_iter_meta *meta;
-		__u64 aligned_meta;
-	};
-	union {
-		struct sock_common *sk_common;
-		__u64 aligned_sk;
-	};
-	__u32 uid;
-};
 
 static __always_inline struct tcp_sock *connection(struct bpf_iter__tcp *ctx)
 {

@@ -21,7 +21,7 @@ struct Bpftune: ParsableCommand {
         subcommands: [
           StatusCommand.self, TunersCommand.self, TunablesCommand.self, HistoryCommand.self,
           ExplainCommand.self, WatchCommand.self, VerifyCommand.self, SimulateCommand.self,
-          RecommendCommand.self, Check.self,
+          RecommendCommand.self, Paths.self, Check.self,
         ]),
       CommandGroup(
         name: "Acting",

@@ -64,20 +64,23 @@ final class Daemon: Sendable {
     self.options = options
     self.log = log
     let directory = try NamespaceDirectory(loop: loop)
+    let chosen = options.chosenTuners
+    let cgroup = try CgroupRoot(path: options.cgroup)
+    let programs = try Programs(
+      cgroup: cgroup, families: options.hooks.families, dryRun: options.dryRun,
+      overridePorts: options.overrideSocketBuffers.ports)
     around = NetworkNamespace.Surroundings(
       loop: loop, directory: directory,
       journal: Journal(
         loop: loop, own: directory.own, directory: options.stateDirectory, dryRun: options.dryRun,
         log: log),
       dryRun: options.dryRun, allowedRisks: Set(options.allowRisky.compactMap(\.risk)),
-      holdOut: HoldOut(share: options.holdOut.share, boot: Machine.current().boot), log: log)
-    let cgroup = try CgroupRoot(path: options.cgroup)
-    let programs = try Programs(cgroup: cgroup, families: options.hooks.families)
+      holdOut: HoldOut(share: options.holdOut.share, boot: Machine.current().boot),
+      gates: programs.gates(of: Hooks.Source.numbers(chosen)), log: log)
     // Streams before programs, so that the first event finds one.
     pump = try EventPump(programs: programs, directory: directory, loop: loop)
-    let chosen = options.chosenTuners
     tunerEvents = chosen.indices.map { [pump] index in
-      pump.events(of: Hooks.Source.firstTuner + UInt16(index))
+      pump.events(of: Hooks.Source.tuner(index))
     }
     sysctlEvents = pump.events(of: Hooks.Source.sysctl)
     namespaceEvents = pump.events(of: Hooks.Source.namespaces)
@@ -95,6 +98,7 @@ final class Daemon: Sendable {
         let place = try server.listen(on: address)
         log.info("metrics at \(place)")
       }
+      try server.giveUpPrivileges()
     } catch {
       server.abandon()
       throw error
@@ -157,6 +161,7 @@ final class Daemon: Sendable {
   private func summarize(putBack: Int) async {
     log.debug("events received: \(pump.received)")
     let totals = await around.journal.totals
+    for finding in await supervisor.findings() { log.info("\(finding)") }
     if totals.isEmpty { log.info("nothing was changed") }
     for (tunable, total) in totals.sorted(by: { $0.key.name < $1.key.name }) {
       let why = total.scenarios.sorted { $0.key < $1.key }.map { "\($0.key): \($0.value)" }

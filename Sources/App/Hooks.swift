@@ -8,7 +8,12 @@ struct Hooks: Sendable {
   enum Source {
     static let sysctl: UInt16 = 1
     static let namespaces: UInt16 = 2
-    static let firstTuner: UInt16 = 16
+    static func tuner(_ index: Int) -> UInt16 { 16 + UInt16(index) }
+
+    /// Those of the tuners, by name.
+    static func numbers(_ tuners: [any Policy.Type]) -> [String: UInt16] {
+      Dictionary(uniqueKeysWithValues: tuners.enumerated().map { ($1.name, tuner($0)) })
+    }
   }
 
   struct Line: Sendable {
@@ -26,6 +31,8 @@ struct Hooks: Sendable {
   private(set) var adoptions: [Attached] = []
   /// Programs to run when a tuner wants to know how things stand, by tuner.
   private(set) var requests: [String: Attached] = [:]
+  /// Maps in which programs read what a policy says, by tuner.
+  private(set) var tables: [String: BPFMap] = [:]
   /// How often tuners look by themselves that no hook tells, by tuner.
   private(set) var looks: [String: Duration] = [:]
   /// No hook tells of new namespaces.
@@ -50,7 +57,7 @@ struct Hooks: Sendable {
       }
     }
     for (index, tuner) in tuners.enumerated() {
-      let source = Source.firstTuner + UInt16(index)
+      let source = Source.tuner(index)
       var families: Set<Hook.Family> = []
       for signal in tuner.signals {
         guard let hook = attach(signal, source, owner: tuner.name, programs) else { continue }
@@ -58,6 +65,7 @@ struct Hooks: Sendable {
         watch(hook)
         if case .poll(let every) = hook.hook.attachment { looks[tuner.name] = every }
       }
+      if let name = tuner.tableName { tables[tuner.name] = try programs.map(name, source: source) }
       if let request = tuner.request {
         requests[tuner.name] = attach(request, source, owner: tuner.name, programs)
       }

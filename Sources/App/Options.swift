@@ -31,6 +31,13 @@ struct Options: ParsableArguments {
   var allowRisky: [RiskName] = []
 
   @Option(
+    name: .customLong("override-socket-buffers"),
+    help: ArgumentHelp(
+      "Ports, with commas between, whose TCP sockets may not fix their buffers with SO_SNDBUF and SO_RCVBUF.",
+      valueName: "ports"))
+  var overrideSocketBuffers = PortList.none
+
+  @Option(
     name: [.customShort("r"), .customLong("learning-rate")],
     help: ArgumentHelp(
       "How far one step may go, 0 (cautious) to 4 (default).", valueName: "0...4"))
@@ -167,6 +174,23 @@ struct HookFamilies: ExpressibleByArgument {
 
   var defaultValueDescription: String { "all" }
   static var allValueStrings: [String] { Hook.Family.allCases.map(\.rawValue) }
+}
+
+/// Ports: `80,443`.
+struct PortList: ExpressibleByArgument, Decodable {
+  let ports: [UInt16]
+
+  static let none = PortList(ports: [])
+  private init(ports: [UInt16]) { self.ports = ports }
+
+  init?(argument: String) {
+    let words = argument.split(separator: ",", omittingEmptySubsequences: false)
+    let ports = words.compactMap { UInt16($0) }.filter { $0 > 0 }
+    guard ports.count == words.count, ports.count <= Programs.mostOverridePorts else { return nil }
+    self.ports = ports
+  }
+
+  var defaultValueDescription: String { "none" }
 }
 
 /// The C program's other options, under the names that its users type.

@@ -53,7 +53,8 @@ actor Supervisor: NamespaceProvider {
     tuners = policies.map {
       $0.tuner(
         loop: around.loop, learningRate: learningRate, namespaces: self,
-        request: hooks.requests[$0.name], lookingEvery: hooks.looks[$0.name], log: around.log)
+        request: hooks.requests[$0.name], lookingEvery: hooks.looks[$0.name],
+        table: hooks.tables[$0.name], log: around.log)
     }
     _ = namespace(around.directory.own)
     await adoptExisting(hooks)
@@ -96,6 +97,13 @@ actor Supervisor: NamespaceProvider {
     return count
   }
 
+  /// What the tuners have found out, for the summary.
+  func findings() async -> [String] {
+    var all: [String] = []
+    for tuner in tuners { all += await tuner.findings() }
+    return all
+  }
+
   // MARK: NamespaceProvider
 
   func namespace(_ id: NamespaceID) -> NetworkNamespace {
@@ -114,6 +122,19 @@ actor Supervisor: NamespaceProvider {
 
   func own() -> NetworkNamespace { namespace(around.directory.own) }
 
+  func read<R: Sendable>(
+    in id: NamespaceID, _ body: @Sendable () throws -> R
+  ) async -> R? {
+    do {
+      return try await around.directory.inside(id, body).get()
+    } catch NamespaceDirectory.Failure.gone {
+      return nil
+    } catch {
+      around.log.warning("\(id): \(error)")
+      return nil
+    }
+  }
+
   func survey(_ read: @Sendable () throws -> Int64) async -> Int64 {
     var sum: Int64 = 0
     for id in namespaces.keys {
@@ -131,7 +152,17 @@ actor Supervisor: NamespaceProvider {
 
   func administratorWroteGlobally(_ write: AdministratorWrite) {
     everywhere[write.tuner] = everywhere[write.tuner] ?? write
+    closeGateEverywhere(of: write.tuner)
     for namespace in namespaces.values { namespace.administratorWrote(write) }
+  }
+
+  /// Also in namespaces that have not been heard of yet.
+  private func closeGateEverywhere(of tuner: String) {
+    do {
+      try around.gates?.close(tuner, in: nil)
+    } catch {
+      around.log.error("\(tuner) goes on: \(error)")
+    }
   }
 
   // MARK: By command
@@ -152,8 +183,10 @@ actor Supervisor: NamespaceProvider {
         turnedOff.remove(tuner)
         everywhere[tuner] = nil
         for id in remembered.keys { remembered[id]?[tuner] = nil }
+        around.gates?.open(tuner, in: nil)
       } else {
         turnedOff.insert(tuner)
+        closeGateEverywhere(of: tuner)
       }
     }
     var count = 0
@@ -251,6 +284,7 @@ actor Supervisor: NamespaceProvider {
       remembered[id] = writes
     }
     namespace.finish()
+    if remembered[id] == nil { around.gates?.forget(id) }
     await around.journal.forget(id)
     await around.directory.forget(id)
     for tuner in tuners { await tuner.forget(id) }
@@ -263,15 +297,30 @@ actor Supervisor: NamespaceProvider {
     while !Task.isCancelled {
       await around.loop.sleep(for: interval)
       if Task.isCancelled { return }
-      for id in namespaces.keys { await iterate(poll, in: id) }
+      await iterate(poll)
     }
   }
 
+  func request(_ hook: Attached, in id: NamespaceID?) async {
+    await visit(id ?? around.directory.own, with: hook) { () throws(BPFObject.Failure) in
+      try hook.request()
+    }
+  }
+
+  func iterate(_ hook: Attached) async {
+    for id in namespaces.keys { await iterate(hook, in: id) }
+  }
+
   private func iterate(_ hook: Attached, in id: NamespaceID) async {
+    await visit(id, with: hook) { () throws(BPFObject.Failure) in try hook.iterate() }
+  }
+
+  private func visit(
+    _ id: NamespaceID, with hook: Attached,
+    _ body: @Sendable () throws(BPFObject.Failure) -> Void
+  ) async {
     do {
-      let result = try await around.directory.inside(id) { () throws(BPFObject.Failure) in
-        try hook.iterate()
-      }
+      let result = try await around.directory.inside(id, body)
       try result.get()
     } catch NamespaceDirectory.Failure.gone {
       return

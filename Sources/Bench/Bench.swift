@@ -11,7 +11,10 @@ struct Bench: AsyncParsableCommand {
     abstract: "Measures bpftune in namespaces of its own. Needs root and iperf3.")
 
   enum Group: String, CaseIterable, ExpressibleByArgument {
-    case footprint, latency, throughput, convergence, namespaces, neighbours, drops
+    case footprint, latency, throughput, convergence, namespaces, neighbours, drops, congestion
+    case memory
+    case startingSizes = "starting-sizes"
+    case latencyUnderLoad = "latency-under-load"
   }
 
   @Flag(help: "Print JSON.")
@@ -34,6 +37,10 @@ struct Bench: AsyncParsableCommand {
         case .namespaces: try await measureNamespaces()
         case .neighbours: try await measureNeighbours()
         case .drops: try await measureDrops()
+        case .congestion: try await measureCongestion()
+        case .startingSizes: try await measureStartingSizes()
+        case .memory: try await measureMemorySqueeze()
+        case .latencyUnderLoad: try await measureQueue()
         }
       rows += measured
     }

@@ -122,7 +122,12 @@ private actor OneNamespace: NamespaceProvider {
 
   func namespace(_ id: NamespaceID) -> NetworkNamespace { only }
   func own() -> NetworkNamespace { only }
+  func read<R: Sendable>(in id: NamespaceID, _ body: @Sendable () throws -> R) async -> R? {
+    try? body()
+  }
+  func request(_ hook: Attached, in id: NamespaceID?) async {}
   func survey(_ read: @Sendable () throws -> Int64) async -> Int64 { 0 }
+  func iterate(_ hook: Attached) {}
   func administratorWroteGlobally(_ write: AdministratorWrite) {}
 }
 

@@ -95,6 +95,14 @@ public final class BPFObject {
     }
   }
 
+  /// One of its maps, once it is loaded.
+  func map(_ name: String) throws(Failure) -> BPFMap? {
+    guard let map = bpf_object__find_map_by_name(object, name), bpf_map__fd(map) >= 0 else {
+      return nil
+    }
+    return try BPFMap(name, duplicating: bpf_map__fd(map))
+  }
+
   /// Loads one program, or several, and the maps they use.
   func load(_ programs: [String]) throws(Failure) {
     for name in self.programs {

@@ -37,12 +37,16 @@ public struct Hook: Sendable {
   /// Kernels from this one on have it, unless they are locked down or were
   /// built without its family; there a refusal is a fault of ours.
   public let minimumKernel: KernelVersion
+  /// Variables of the object that are told what a tunable holds when it is
+  /// loaded; 0 where that cannot be read.
+  public let constants: [String: Tunable]
   /// Older kernels take the program too, but it has no effect there.
   public let isIdleBefore: Bool
 
   public init(
     _ attachment: Attachment, _ name: String, object: String = "", program: String = "",
-    since minimumKernel: KernelVersion = KernelVersion(5, 10), isIdleBefore: Bool = false
+    since minimumKernel: KernelVersion = KernelVersion(5, 10), isIdleBefore: Bool = false,
+    constants: [String: Tunable] = [:]
   ) {
     self.attachment = attachment
     self.name = name
@@ -50,6 +54,7 @@ public struct Hook: Sendable {
     self.program = program
     self.minimumKernel = minimumKernel
     self.isIdleBefore = isIdleBefore
+    self.constants = constants
   }
 
   /// Since when BPF trampolines, and with them fentry, exist on this processor.

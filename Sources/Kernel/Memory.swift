@@ -24,6 +24,20 @@ public enum Memory {
     return ((pages[1] - pages[2]) * pageSize, pages[1] * pageSize)
   }
 
+  /// Bytes that the kernel can address directly, which are all of them on 64-bit
+  /// machines.
+  public static let total: Int64 = {
+    var info = sysinfo()
+    guard sysinfo(&info) == 0 else { return 0 }
+    return Int64(info.totalram - info.totalhigh) * Int64(info.mem_unit)
+  }()
+
+  /// Bytes that can be had, with what the page cache would give up
+  /// (`MemAvailable` of /proc/meminfo); nil where it cannot be read.
+  public static func available() -> Int64? {
+    TextFile.number(after: "MemAvailable:", in: "/proc/meminfo").map { $0 * 1024 }
+  }
+
   /// Gives the kernel back what the process has freed. Loading BPF programs
   /// takes ten megabytes of type information for a moment.
   public static func giveBackFreed() { malloc_trim(0) }

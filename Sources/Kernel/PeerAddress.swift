@@ -11,6 +11,8 @@ public struct PeerAddress: Hashable, Sendable, CustomStringConvertible {
     self.low = low
   }
 
+  public var isIPv4: Bool { high == 0 && Int32(truncatingIfNeeded: low).byteSwapped == 0xffff }
+
   public var description: String {
     withUnsafeBytes(of: (high, low)) { bytes in
       let mapped = bytes.prefix(10).allSatisfy { $0 == 0 } && bytes[10] == 0xff && bytes[11] == 0xff

@@ -25,25 +25,35 @@ public final class Programs {
   private let folds: BPFMap
   private let lost: BPFMap
   private let watchedSysctls: BPFMap
+  private let closedGates: BPFMap
+  private let dryRun: Bool
   private let cgroup: CgroupRoot
   private let families: Set<Hook.Family>
+  /// Ports whose sockets may not lock their buffers; 0 ends the list.
+  private let overridePorts: InlineArray<16, UInt16>
+  public static let mostOverridePorts = 16
   /// What is attached, by program: a hook that serves two signals of a source
   /// runs once.
   private var attached: [String: (source: UInt16, hook: Attached)] = [:]
-  /// The first of each name that was loaded: those after it share its maps.
-  private var loaded: [String: BPFObject] = [:]
+  /// What was loaded, by source: an object shares the maps of those before it
+  /// that go by the same names.
+  private var loaded: [UInt16: [BPFObject]] = [:]
 
   /// The thread group id of the daemon as BPF programs see it; it differs from
   /// `getpid()` in a container.
   private var ownThreadGroup = UInt32(getpid())
 
-  /// The families of hooks that may be used; all by default.
+  /// The families of hooks that may be used; all by default. In a dry run,
+  /// programs that act by themselves do not.
   public init(
-    cgroup: CgroupRoot, families: Set<Hook.Family> = Set(Hook.Family.allCases)
+    cgroup: CgroupRoot, families: Set<Hook.Family> = Set(Hook.Family.allCases),
+    dryRun: Bool = false, overridePorts: [UInt16] = []
   ) throws(Failure) {
     guard access("/sys/kernel/btf/vmlinux", R_OK) == 0 else { throw .noTypeInformation }
     self.cgroup = cgroup
     self.families = families
+    self.dryRun = dryRun
+    self.overridePorts = InlineArray { $0 < overridePorts.count ? overridePorts[$0] : 0 }
     do {
       ring = try BPFMap("events", BPF_MAP_TYPE_RINGBUF, maxEntries: 256 * 1024)
       folds = try BPFMap(
@@ -52,6 +62,8 @@ public final class Programs {
       watchedSysctls = try BPFMap(
         "watched_sysctls", BPF_MAP_TYPE_HASH, keySize: Int(BPFTUNE_SYSCTL_NAME), valueSize: 4,
         maxEntries: 512)
+      closedGates = try BPFMap(
+        "closed_gates", BPF_MAP_TYPE_HASH, keySize: 16, valueSize: 4, maxEntries: 4096)
     } catch {
       throw .refused(error)
     }
@@ -68,6 +80,19 @@ public final class Programs {
 
   /// Events that found the ring buffer full.
   public var lostEvents: UInt64 { lost.sumOverCPUs() }
+
+  /// Where tuners may not act, by their names and the sources of their events.
+  public func gates(of sources: [String: UInt16]) -> Gates {
+    Gates(closedGates, sources: sources)
+  }
+
+  /// A map of the objects that were loaded for a source.
+  public func map(_ name: String, source: UInt16) throws(BPFObject.Failure) -> BPFMap? {
+    for object in loaded[source] ?? [] {
+      if let map = try object.map(name) { return map }
+    }
+    return nil
+  }
 
   /// Adds a tunable to those whose writes are reported.
   public func watch(_ tunable: Tunable) throws(BPFObject.Failure) {
@@ -112,8 +137,10 @@ public final class Programs {
     let object = try BPFObject(named: name)
     try object.setConstant("source_id", to: source)
     try object.setConstant("own_tgid", to: ownThreadGroup)
-    for map in [ring, folds, lost, watchedSysctls] { try object.share(map) }
-    if let first = loaded[name] { try object.shareMaps(of: first) }
+    try object.setConstant("dry_run", to: UInt8(dryRun ? 1 : 0))
+    try object.setConstant("override_ports", to: overridePorts)
+    for map in [ring, folds, lost, watchedSysctls, closedGates] { try object.share(map) }
+    for other in loaded[source] ?? [] { try object.shareMaps(of: other) }
     return object
   }
 
@@ -123,8 +150,11 @@ public final class Programs {
     default: break
     }
     let object = try open(hook.object, source: source)
+    for (variable, tunable) in hook.constants {
+      let value = (try? Sysctl.read(tunable))?.maximum ?? 0
+      try object.setConstant(variable, to: UInt32(clamping: value))
+    }
     try object.load([hook.program])
-    if loaded[hook.object] == nil { loaded[hook.object] = object }
     switch hook.attachment {
     case .section, .iterator: try object.attach(hook.program)
     case .cgroup: try object.attach(hook.program, cgroup: cgroup.descriptor)
@@ -132,6 +162,7 @@ public final class Programs {
       try object.attach(hook.program, tracepoint: name, category: category)
     case .request, .poll, .onAction: break
     }
+    loaded[source, default: []].append(object)
     return object
   }
 }
@@ -164,6 +195,10 @@ public final class Attached: @unchecked Sendable {
   /// Runs an iterator hook over the calling thread's network namespace.
   public func iterate() throws(BPFObject.Failure) { try object?.iterate() }
 
-  /// Runs a request hook: what it has to tell comes as events.
-  public func request() throws(BPFObject.Failure) { _ = try object?.run(hook.program) }
+  /// Runs a hook on request, an iterator over the calling thread's network
+  /// namespace: what it has to tell comes as events.
+  public func request() throws(BPFObject.Failure) {
+    if case .iterator = hook.attachment { return try iterate() }
+    _ = try object?.run(hook.program)
+  }
 }

@@ -56,7 +56,7 @@ public enum Sysctl {
   public static func replace(
     _ tunable: Tunable, _ old: SysctlValue, with new: SysctlValue
   ) throws(Failure) -> SysctlValue? {
-    let flags = if case .file = tunable.means { O_RDWR } else { O_RDONLY }
+    let flags = if case .neighbourTable = tunable.means { O_RDONLY } else { O_RDWR }
     return try withFile(of: tunable, flags) { (fd) throws(Failure) in
       let current = try value(of: tunable, fd)
       guard current == old else { return current }
@@ -71,10 +71,13 @@ public enum Sysctl {
     _ tunable: Tunable, _ value: SysctlValue, _ fd: Int32
   ) throws(Failure) {
     switch tunable.means {
-    case .file:
+    case .file, .congestionControls:
+      if case .congestionControls = tunable.means { CongestionControl.load(value) }
       var text = value.description
       let (written, length) = text.withUTF8 { (pwrite(fd, $0.baseAddress, $0.count, 0), $0.count) }
       guard written == length else {
+        // The kernel has no such algorithm, nor a module of it.
+        if case .congestionControls = tunable.means, errno == ENOENT { throw .absent(tunable) }
         throw .failed(tunable, SystemCallFailure("write \"\(value)\" to", tunable.name))
       }
     case .neighbourTable(let table, let threshold):

@@ -6,6 +6,8 @@ public struct Tunable: Hashable, Sendable {
     /// Minimum, starting value and maximum, as of `tcp_rmem`.
     case triple
     case text
+    /// Words in any order, as of `tcp_allowed_congestion_control`.
+    case words
   }
 
   /// Where one value of it counts.
@@ -21,6 +23,8 @@ public struct Tunable: Hashable, Sendable {
     case file
     /// `gc_thresh1` to `gc_thresh3` of a neighbour table, by netlink.
     case neighbourTable(NeighbourTable, threshold: Int)
+    /// Into its file, once the modules of the algorithms in it are loaded.
+    case congestionControls
   }
 
   /// As sysctl(8) writes it: `net.ipv4.tcp_rmem`. A device whose name has dots
@@ -100,8 +104,11 @@ public enum SysctlValue: Hashable, Sendable, CustomStringConvertible {
 
   /// Reads the text of a sysctl file; nil when it is not of that arity.
   public init?(_ text: some StringProtocol, arity: Tunable.Arity) {
-    guard arity != .text else {
-      self = .text(text.split(whereSeparator: \.isWhitespace).joined(separator: " "))
+    switch arity {
+    case .scalar, .triple: break
+    case .text, .words:
+      let words = text.split(whereSeparator: \.isWhitespace)
+      self = .text((arity == .words ? words.sorted() : words).joined(separator: " "))
       return
     }
     guard let numbers = Self.numbers(in: text) else { return nil }
@@ -116,9 +123,12 @@ public enum SysctlValue: Hashable, Sendable, CustomStringConvertible {
   /// What the value would be after `text` is written to its file. The kernel
   /// leaves the rest of a triple alone when fewer than three numbers come
   /// (`proc_dointvec` in kernel/sysctl.c). Nil when `text` is no such value.
-  public func overwritten(by text: some StringProtocol) -> SysctlValue? {
+  /// `arity` tells words from other text.
+  public func overwritten(
+    by text: some StringProtocol, arity: Tunable.Arity = .text
+  ) -> SysctlValue? {
     switch self {
-    case .text: return SysctlValue(text, arity: .text)
+    case .text: return SysctlValue(text, arity: arity)
     case .scalar: return SysctlValue(text, arity: .scalar)
     case .triple(let minimum, let initial, let maximum):
       guard let numbers = Self.numbers(in: text), (1...3).contains(numbers.count) else {
@@ -173,6 +183,8 @@ public enum SysctlPart: Hashable, Sendable, CustomStringConvertible {
   case maximum(Int64)
   /// The second number of a triple: the starting value.
   case initial(Int64)
+  /// Whether a word is among those of the value.
+  case word(String, isThere: Bool)
   case whole(SysctlValue)
 
   /// Whether `value` holds it.
@@ -182,6 +194,7 @@ public enum SysctlPart: Hashable, Sendable, CustomStringConvertible {
   public var numbers: [Int64] {
     switch self {
     case .maximum(let number), .initial(let number): [number]
+    case .word: []
     case .whole(let value): value.numbers
     }
   }
@@ -192,6 +205,7 @@ public enum SysctlPart: Hashable, Sendable, CustomStringConvertible {
   public var description: String {
     switch self {
     case .maximum(let number), .initial(let number): "\(number)"
+    case .word(let word, let isThere): isThere ? "with \(word)" : "without \(word)"
     case .whole(let value): "\(value)"
     }
   }
@@ -206,6 +220,11 @@ extension SysctlValue {
     case (.initial(let number), .triple(let minimum, _, let maximum)):
       return .triple(minimum: minimum, initial: number, maximum: maximum)
     case (.initial, _): return self
+    case (.word(let word, let isThere), .text(let text)):
+      let others = text.split(separator: " ").map(String.init).filter { $0 != word }
+      let words = isThere ? (others + [word]).sorted() : others
+      return .text(words.joined(separator: " "))
+    case (.word, _): return self
     case (.whole(let value), _): return value
     }
   }

@@ -126,8 +126,9 @@ extension NetworkNamespace {
     let pause = min((setbacks[tunable]?.pause ?? Setback.pauses.first / 2) * 2, Setback.pauses.most)
     setbacks[tunable] = Setback(
       from: experiment.old, until: .now + pause, pause: pause, effect: finding.effect)
+    let now = KernelEvent.now()
     let outcome = await apply(adjustment, of: experiment.tuner, as: .withdrawal)
-    await record(adjustment, of: experiment.tuner, outcome, seenAt: KernelEvent.now())
+    await record(adjustment, of: experiment.tuner, outcome, seenAt: now)
   }
 
   /// Why a step is not taken: the same one made it worse.

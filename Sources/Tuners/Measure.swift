@@ -113,10 +113,11 @@ struct Finding: Sendable, Equatable {
   private static func isWorse(_ direction: Measure.Direction, _ then: Sum, _ now: Sum) -> Bool {
     guard direction == .sending else { return false }
     let slower = now.rate < then.rate - then.rate / 4
-    let notFaster = now.rate < then.rate + then.rate / 10
     let lossy = now.retransmits >= 20 && now.again > then.again + 0.02
-    return slower && (now.rtt > then.rtt + then.rtt / 2 || lossy)
-      || notFaster && now.rtt > 2 * then.rtt + 10_000
+    if slower, lossy || now.rtt > then.rtt + then.rtt / 2 { return true }
+    // Rate by delay, the power of a connection: a third of it is left.
+    let gain = Double(now.rate) / Double(then.rate)
+    return now.rtt > then.rtt + 10_000 && Double(now.rtt) > 3 * gain * Double(then.rtt)
   }
 
   private static func percent(_ share: Double) -> String {

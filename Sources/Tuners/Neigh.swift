@@ -174,7 +174,7 @@ public struct Neigh: Policy {
       thresholds: [value(.threshold1), value(.threshold2), value(.threshold3)],
       rate: value(.rate), refused: value(.refused), need: value(.need), count: value(.count),
       away: value(.away), accepts: value(.accepts) != 0,
-      device: Words.device(value(.nameLow), value(.nameHigh)), namespace: event.namespace,
+      device: Words.text(value(.nameLow), value(.nameHigh)), namespace: event.namespace,
       freeMemory: freeMemory, time: event.time)
   }
 

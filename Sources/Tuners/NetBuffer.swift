@@ -98,7 +98,7 @@ public struct NetBuffer: Policy {
     return .drops(
       Drops(
         processor: Int(value(.processor)), isVirtual: value(.virtual) != 0,
-        device: Words.device(value(.nameLow), value(.nameHigh)), namespace: event.namespace))
+        device: Words.text(value(.nameLow), value(.nameHigh)), namespace: event.namespace))
   }
 
   public static let looks = true

@@ -19,12 +19,14 @@ public actor NetworkNamespace {
     public let allowedRisks: Set<Risk>
     /// Which namespaces are left untouched.
     public let holdOut: HoldOut
+    /// Stops what BPF programs do by themselves.
+    public let gates: Gates?
     public let log: Logger
     public let counters = Counters()
 
     public init(
       loop: KernelLoop, directory: NamespaceDirectory, journal: Journal, dryRun: Bool,
-      allowedRisks: Set<Risk> = [], holdOut: HoldOut = .none, log: Logger
+      allowedRisks: Set<Risk> = [], holdOut: HoldOut = .none, gates: Gates? = nil, log: Logger
     ) {
       self.loop = loop
       self.directory = directory
@@ -32,6 +34,7 @@ public actor NetworkNamespace {
       self.dryRun = dryRun
       self.allowedRisks = allowedRisks
       self.holdOut = holdOut
+      self.gates = gates
       self.log = log
     }
   }
@@ -44,6 +47,7 @@ public actor NetworkNamespace {
     case conclude(Tunable, Int)
     case rollBack(Set<String>, answer: CheckedContinuation<Int, Never>)
     case turn(String, on: Bool, answer: CheckedContinuation<Bool, Never>)
+    case note(String, about: String)
   }
 
   private static let mailboxCapacity = 256
@@ -83,6 +87,7 @@ public actor NetworkNamespace {
 
   /// Serves requests until `finish()`.
   public func run() async {
+    for tuner in disabled.keys { closeGate(of: tuner) }
     for await request in requests {
       switch request {
       case .adjust(let adjustment, let tuner, let seenAt, let answer):
@@ -98,6 +103,8 @@ public actor NetworkNamespace {
         answer.resume(returning: await putBack(names))
       case .turn(let tuner, let on, let answer):
         answer.resume(returning: nowTurned(tuner, on: on))
+      case .note(let text, let subject):
+        await log(text, about: subject)
       }
     }
     for experiment in experiments.values { experiment.timer.cancel() }
@@ -141,7 +148,11 @@ public actor NetworkNamespace {
   }
 
   private func nowTurned(_ tuner: String, on: Bool) -> Bool {
-    guard on else { return turnedOff.insert(tuner).inserted }
+    guard on else {
+      closeGate(of: tuner)
+      return turnedOff.insert(tuner).inserted
+    }
+    around.gates?.open(tuner, in: id)
     let wasDisabled = disabled.removeValue(forKey: tuner) != nil
     return turnedOff.remove(tuner) != nil || wasDisabled
   }
@@ -165,6 +176,12 @@ public actor NetworkNamespace {
     (try? await visit { () throws(Sysctl.Failure) in Sysctl.devices(of: tunable) }) ?? []
   }
 
+  /// Logs what a tuner's programs have done here by themselves, or in a dry run
+  /// would have.
+  public nonisolated func note(_ text: String, about subject: String) {
+    put(.note(text, about: subject))
+  }
+
   /// What administrators have disabled here.
   public func administratorWrites() -> [String: AdministratorWrite] { disabled }
 
@@ -182,7 +199,7 @@ public actor NetworkNamespace {
     case .adjust(_, _, _, let answer): answer.resume(returning: .refused(refusal))
     case .rollBack(_, let answer): answer.resume(returning: 0)
     case .turn(_, _, let answer): answer.resume(returning: false)
-    case .conclude: return
+    case .conclude, .note: return
     case .administratorWrote(let write):
       // Must not be lost: it goes back in, in place of an adjustment.
       if refusal == .overloaded { put(.administratorWrote(write)) }
@@ -282,9 +299,18 @@ public actor NetworkNamespace {
       write, in: id, name: name,
       isWorthARecord: folder.admit("administrator \(write.tunable.name)") != nil)
     guard disabled.updateValue(write, forKey: tuner) == nil else { return }
+    closeGate(of: tuner)
     around.log.notice(
       "\(write); \(tuner) is disabled in \(here) until \"bpftune enable \(tuner)\"",
       metadata: record.fields)
+  }
+
+  private func closeGate(of tuner: String) {
+    do {
+      try around.gates?.close(tuner, in: id)
+    } catch {
+      around.log.error("\(tuner) goes on in \(id): \(error)")
+    }
   }
 
   /// The administrator's value stays, whatever was under way when it came.
@@ -298,7 +324,7 @@ public actor NetworkNamespace {
     let tunable = write.tunable
     let current = try? await visit { () throws(Sysctl.Failure) in try Sysctl.read(tunable) }
     guard let current, current == ours, let new = write.new,
-      let wanted = current.overwritten(by: new), wanted != current
+      let wanted = current.overwritten(by: new, arity: tunable.arity), wanted != current
     else { return }
     do {
       _ = try await replace(tunable, current, with: wanted)
@@ -385,6 +411,12 @@ public actor NetworkNamespace {
           "\(tuner): \(tunable) to \(adjustment.wanted) refused in \(id): \(refusal)")
       }
     }
+  }
+
+  private func log(_ text: String, about subject: String) async {
+    guard let repeats = folder.admit(subject) else { return }
+    let here = await title()
+    around.log.notice("\(around.dryRun ? "advice: " : "")\(text) (\(here))\(repeats)")
   }
 
   /// A refusal that would come again and again has one record.

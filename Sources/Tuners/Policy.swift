@@ -27,8 +27,16 @@ public protocol Policy: Sendable {
   /// daemon starts, for sockets older than it.
   static var adoption: Signal? { get }
 
-  /// A program that reports on request how things stand, by events as others.
+  /// A program that reports on request how things stand, by events as others;
+  /// run inside the namespace that the state is about. One for the machine that
+  /// is an iterator is run in every namespace.
   static var request: Signal? { get }
+
+  /// The array map, with one entry, in which its BPF programs read `table`.
+  static var tableName: String? { get }
+  /// What the programs have to know: written whenever it has changed after a
+  /// decision or its outcome. Only where `scope` is the machine.
+  var table: [UInt32] { get }
 
   /// Whether `look()` says how things stand, in place of a request.
   static var looks: Bool { get }
@@ -39,12 +47,21 @@ public protocol Policy: Sendable {
 
   init(learningRate: LearningRate)
 
+  /// What an administrator should know of in the end, a line each.
+  var findings: [String] { get }
+
   /// How long it waits before it has `request` run or looks, though no event may come:
   /// asked after each decision. Nil for not at all, so that no timer runs.
   var recheck: Duration? { get }
 
   /// Nil when the event is not one of this policy.
   static func observe(_ event: KernelEvent, freeMemory: Int64) -> Observation?
+
+  /// Whether observations are completed inside the namespace that they came from.
+  static var readsInside: Bool { get }
+  /// Adds what the event does not carry and has to be read from files, on the
+  /// daemon's thread.
+  static func complete(_ observation: inout Observation) throws
 
   /// What a survey reads in each namespace, on the thread that is inside.
   static func survey(_ observation: Observation) throws -> Int64
@@ -67,9 +84,14 @@ extension Policy {
   public static var risks: [Risk] { [] }
   public static var adoption: Signal? { nil }
   public static var request: Signal? { nil }
+  public static var tableName: String? { nil }
+  public var table: [UInt32] { [] }
   public static var looks: Bool { false }
   public static func look() throws -> Observation { throw LooksAtNothing() }
   public var recheck: Duration? { nil }
+  public static var readsInside: Bool { false }
+  public static func complete(_ observation: inout Observation) throws {}
+  public var findings: [String] { [] }
   public static func survey(_ observation: Observation) throws -> Int64 { 0 }
   public mutating func learn(surveyed sum: Int64, for observation: Observation) {}
   public mutating func recall(_ holding: Holding, at time: UInt64) {}
@@ -87,6 +109,9 @@ public enum Decision: Sendable, Equatable {
   /// More is needed and must not be had: the administrator should know why,
   /// but not more than once a minute about the same thing.
   case hold(String, about: String)
+  /// Nothing to change, but its programs have done something by themselves in
+  /// the namespace of the event.
+  case note(String, about: String)
   /// Not before every namespace has been asked.
   case survey
 }

@@ -72,7 +72,7 @@ public actor SysctlWatch {
       log.warning("cannot tell what \(write) means: \"\(old)\" is no \(tunable.arity)")
       return
     }
-    guard let after = before.overwritten(by: new) else {
+    guard let after = before.overwritten(by: new, arity: tunable.arity) else {
       log.debug("\(write): not a value that the kernel takes, ignoring")
       return
     }

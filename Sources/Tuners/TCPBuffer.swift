@@ -18,7 +18,8 @@ public struct TCPBuffer: Policy {
     "net.ipv4.tcp_moderate_rcvbuf", .scalar, .perNamespace, bounds: 0...1)
   public static let tunables = [sendMaximum, receiveMaximum, moderation]
 
-  public static let signals = [
+  public static let signals = limitSignals + queueSignals
+  private static let limitSignals = [
     Signal(
       "TCP send buffer limit",
       [
@@ -65,12 +66,16 @@ public struct TCPBuffer: Policy {
     case sendLimit = 1
     case receiveLimit = 2
     case moderationOff = 3
+    case sendQueue = 4
+    case receiveQueue = 5
 
     var name: String {
       switch self {
       case .sendLimit: "need to increase TCP send buffer"
       case .receiveLimit: "need to increase TCP receive buffer"
       case .moderationOff: "need to switch TCP receive buffer moderation on"
+      case .sendQueue: "TCP send buffers make a queue"
+      case .receiveQueue: "TCP receive buffers make a queue"
       }
     }
   }
@@ -80,6 +85,7 @@ public struct TCPBuffer: Policy {
     case limit, size, inFlight, window, rtt, rttMin
     case memory, memoryLow, memoryPressure, memoryHigh
     case peerHigh, peerLow, ports
+    case need, initial, carried
   }
 
   public static let mirrors: [String: [String: Int64]] = [
@@ -87,12 +93,15 @@ public struct TCPBuffer: Policy {
       "TCP_BUFFER_SEND_LIMIT": Scenario.sendLimit.rawValue,
       "TCP_BUFFER_RECEIVE_LIMIT": Scenario.receiveLimit.rawValue,
       "TCP_BUFFER_MODERATION_OFF": Scenario.moderationOff.rawValue,
+      "TCP_BUFFER_SEND_QUEUE": Scenario.sendQueue.rawValue,
+      "TCP_BUFFER_RECEIVE_QUEUE": Scenario.receiveQueue.rawValue,
     ],
     "tcp_buffer_value": Dictionary(
       uniqueKeysWithValues: zip(
         [
           "LIMIT", "SIZE", "IN_FLIGHT", "WINDOW", "RTT", "RTT_MIN", "MEMORY", "MEMORY_LOW",
-          "MEMORY_PRESSURE", "MEMORY_HIGH", "PEER_HIGH", "PEER_LOW", "PORTS",
+          "MEMORY_PRESSURE", "MEMORY_HIGH", "PEER_HIGH", "PEER_LOW", "PORTS", "NEED", "INITIAL",
+          "CARRIED",
         ].map { "TCP_BUFFER_" + $0 }, Value.allCases.map { Int64($0.rawValue) })),
   ]
 
@@ -111,6 +120,14 @@ public struct TCPBuffer: Policy {
     public var rtt: Int64
     /// Microseconds: the shortest lately; 0 when not known.
     public var rttMin: Int64
+    /// Bytes of buffer that the connections of the namespace needed at most,
+    /// lately; where a queue stands.
+    public var need: Int64 = 0
+    /// Bytes: the starting size in force; where a queue stands.
+    public var initial: Int64 = 0
+    /// Bytes that a path of the namespace took in its shortest round trip, at
+    /// most; where a queue stands.
+    public var carried: Int64 = 0
     /// Pages that TCP holds in all, and the three limits of `tcp_mem`.
     public var memory: Int64
     public var memoryLimits: [Int64]
@@ -130,7 +147,9 @@ public struct TCPBuffer: Policy {
     func value(_ which: Value) -> Int64 { values[which.rawValue] }
     return Observation(
       scenario: scenario, limit: value(.limit), size: value(.size), inFlight: value(.inFlight),
-      window: value(.window), rtt: value(.rtt), rttMin: value(.rttMin), memory: value(.memory),
+      window: value(.window), rtt: value(.rtt),
+      rttMin: value(.rttMin) == Int64(UInt32.max) ? 0 : value(.rttMin), need: value(.need),
+      initial: value(.initial), carried: value(.carried), memory: value(.memory),
       memoryLimits: [value(.memoryLow), value(.memoryPressure), value(.memoryHigh)],
       freeMemory: freeMemory, peer: PeerAddress(high: value(.peerHigh), low: value(.peerLow)),
       localPort: value(.ports) >> 16 & 0xffff, remotePort: value(.ports) & 0xffff,
@@ -155,6 +174,10 @@ public struct TCPBuffer: Policy {
     var unconfirmed: Observation?
   }
 
+  /// What is done about queues, by the tunable.
+  var queues: [Tunable: Queue] = [:]
+  /// The queue because of which a maximum comes down.
+  var pending: Observation?
   private let learningRate: LearningRate
   private var known: [Path: Known] = [:]
   private static let mostPaths = 64
@@ -162,6 +185,8 @@ public struct TCPBuffer: Policy {
   var knownPaths: Int { known.count }
   /// For how long a step that brought nothing stops the next one.
   private static let memoryOfSteps: UInt64 = 60_000_000_000
+  /// Nanoseconds without a queue after which what was lowered goes up.
+  private static let withoutQueue: UInt64 = 500_000_000
   /// Bytes: a step to more than this has to be confirmed. A connection in slow
   /// start overshoots the path's capacity for a round trip, and fills whatever
   /// it is given.
@@ -183,6 +208,7 @@ public struct TCPBuffer: Policy {
     guard seen.limit > 0, seen.limit <= Int64(Int32.max), seen.memoryLimits.count == 3 else {
       return .leave("no limit is known")
     }
+    if seen.scenario == .sendQueue || seen.scenario == .receiveQueue { return shorten(seen) }
     guard seen.memory < seen.memoryLimits[0] else {
       return .leave(
         "TCP holds \(seen.memory) pages and its memory is short from \(seen.memoryLimits[0])")
@@ -191,6 +217,12 @@ public struct TCPBuffer: Policy {
     var known = remember(path, seen)
     defer { self.known[path] = known }
     if let step = known.step, let why = pointless(seen, after: step) { return .leave(why) }
+    let tunable = seen.scenario == .sendLimit ? Self.sendMaximum : Self.receiveMaximum
+    let isLowered = queues[tunable]?.lowered != nil
+    if let why = queues[tunable]?.keepsDown(seen, bestRTT: known.bestRTT) {
+      known.unconfirmed = nil
+      return .leave(why)
+    }
 
     let growth = growth(seen, bestRTT: known.bestRTT)
     guard growth > 1 else {
@@ -206,7 +238,10 @@ public struct TCPBuffer: Policy {
           + " the memory calls for (\(Words.bytes(ceiling)))")
     }
     let isDoubtful = wanted > Self.confirmAbove || hasQueue(seen, bestRTT: known.bestRTT)
-    if isDoubtful, !confirms(seen, known.unconfirmed) {
+    // A connection that starts has no queue yet: where there was one, it has to
+    // have none for longer.
+    let wait = isLowered ? Self.withoutQueue : 0
+    if isDoubtful || isLowered, !confirms(seen, known.unconfirmed, after: wait) {
       if known.unconfirmed?.limit != seen.limit { known.unconfirmed = seen }
       return .leave("a step to \(Words.bytes(wanted)) waits for a second event")
     }
@@ -232,10 +267,11 @@ public struct TCPBuffer: Policy {
       + " (\(Words.microseconds(step.rtt)) -> \(Words.microseconds(seen.rtt))), not the rate higher"
   }
 
-  /// Whether the connection still stands at the same limit a round trip later.
-  private func confirms(_ seen: Observation, _ first: Observation?) -> Bool {
+  /// Whether the connection still stands at the same limit that time, in
+  /// nanoseconds, later: no less than a round trip.
+  private func confirms(_ seen: Observation, _ first: Observation?, after time: UInt64) -> Bool {
     guard let first, first.limit == seen.limit else { return false }
-    return seen.time &- first.time >= UInt64(clamping: seen.rtt) * 1000
+    return seen.time &- first.time >= max(time, UInt64(clamping: seen.rtt) * 1000)
   }
 
   /// By how much one step multiplies the limit. Small buffers are further from
@@ -259,8 +295,12 @@ public struct TCPBuffer: Policy {
     let fair = share.overflow ? Int64.max : share.partialValue / 8
     // Twice what 100 Gbit/s carries in a round trip: no path needs more.
     let useful = max(seen.rtt, 1).multipliedReportingOverflow(by: 25_000)
+    // And as many of what is left before it is short.
+    let left = (seen.memoryLimits[0] - seen.memory)
+      .multipliedReportingOverflow(by: Memory.pageSize)
     return [
-      fair, seen.freeMemory / 16, useful.overflow ? .max : useful.partialValue,
+      fair, left.overflow ? .max : left.partialValue / 8, seen.freeMemory / 16,
+      useful.overflow ? .max : useful.partialValue,
       Int64(Int32.max),
     ].min() ?? 0
   }
@@ -272,20 +312,23 @@ public struct TCPBuffer: Policy {
     {
       known[oldest.key] = nil
     }
-    let rtt = seen.rttMin > 0 ? seen.rttMin : seen.rtt
+    // A receiver's own is of the handshake, and its estimate under load is
+    // longer without a queue too.
+    let rttMin = seen.scenario == .receiveLimit ? 0 : seen.rttMin
+    let rtt = rttMin > 0 ? rttMin : seen.rtt
     var entry = known[path] ?? Known(bestRTT: rtt, lastSeen: seen.time)
     // Routes change: what was best long ago says nothing.
     let stale = seen.time &- entry.lastSeen > Self.memoryOfSteps
-    entry.bestRTT = stale || seen.rttMin > 0 ? rtt : min(entry.bestRTT, rtt)
+    entry.bestRTT = stale || rttMin > 0 ? rtt : min(entry.bestRTT, rtt)
     entry.lastSeen = seen.time
     return entry
   }
 
   // MARK: Words
 
-  private func title(_ seen: Observation) -> String {
-    let direction = seen.scenario == .sendLimit ? "to" : "from"
-    let buffer = seen.scenario == .sendLimit ? "send" : "receive"
+  func title(_ seen: Observation) -> String {
+    let sends = seen.scenario == .sendLimit || seen.scenario == .sendQueue
+    let (buffer, direction) = sends ? ("send", "to") : ("receive", "from")
     return
       "\(buffer) buffer of port \(seen.localPort) \(direction) \(seen.peer) port \(seen.remotePort)"
   }

@@ -19,7 +19,11 @@ public actor Tuner<P: Policy>: AnyTuner {
   /// When the next `recheck` of a state is due. One that was due later and has
   /// been overtaken ends without doing anything.
   private var due: [NamespaceID?: ContinuousClock.Instant] = [:]
+  /// How long the last request took.
+  private var requestTook = Duration.zero
   private let request: Attached?
+  private let table: BPFMap?
+  private var written: [UInt32] = []
   /// How often it looks where no hook tells; nil where one does.
   private let interval: Duration?
   private let makePolicy: @Sendable (LearningRate) -> P
@@ -28,11 +32,12 @@ public actor Tuner<P: Policy>: AnyTuner {
   init(
     _ policy: P.Type, loop: KernelLoop, learningRate: LearningRate,
     namespaces: any NamespaceProvider, request: Attached?, lookingEvery interval: Duration? = nil,
-    log: Logger,
+    table: BPFMap? = nil, log: Logger,
     makePolicy: @escaping @Sendable (LearningRate) -> P = { P(learningRate: $0) }
   ) {
     self.loop = loop
     self.request = request
+    self.table = table
     self.interval = interval
     self.makePolicy = makePolicy
     self.learningRate = learningRate
@@ -51,12 +56,14 @@ public actor Tuner<P: Policy>: AnyTuner {
       if let interval { group.addTask { await self.poll(every: interval) } }
       for await event in events {
         let key = P.scope == .global ? nil : event.namespace
-        guard let observation = P.observe(event, freeMemory: Memory.free()) else {
+        guard let seen = P.observe(event, freeMemory: Memory.free()) else {
           log.warning("\(P.name): an event of an unknown scenario \(event.scenario), ignoring")
           continue
         }
+        guard let observation = await complete(seen, event.namespace) else { continue }
         await handle(
           observation, key, from: event.namespace, at: event.time, note: event.foldedNote)
+        if key == nil, let table { tell(table) }
         arrange(key, &group)
       }
       group.cancelAll()
@@ -64,6 +71,10 @@ public actor Tuner<P: Policy>: AnyTuner {
   }
 
   public func forget(_ namespace: NamespaceID) { states[namespace] = nil }
+
+  public func findings() -> [String] {
+    states.values.flatMap(\.findings).sorted().map { "\(P.name): \($0)" }
+  }
 
   public func recall(_ holding: Holding) {
     guard holding.tuner == P.name else { return }
@@ -83,7 +94,9 @@ public actor Tuner<P: Policy>: AnyTuner {
   /// way that comes no later.
   private func wish(_ key: NamespaceID?) -> ContinuousClock.Instant? {
     guard let wait = states[key]?.recheck else { return nil }
-    let time = ContinuousClock.now + wait
+    // Where there are many namespaces a request is not cheap: it gets a twentieth
+    // of the time.
+    let time = ContinuousClock.now + max(wait, requestTook * 20)
     if let planned = due[key], planned <= time { return nil }
     due[key] = time
     return time
@@ -96,21 +109,34 @@ public actor Tuner<P: Policy>: AnyTuner {
       guard !Task.isCancelled, due[key] == time else { return }
       due[key] = nil
       guard states[key] != nil else { return }
-      // What a request has to tell comes as an event, and that arranges the next.
-      guard P.looks else { return ask() }
-      await look(key)
+      // What a request has to tell comes as an event.
+      if P.looks { await look(key) } else { await ask(key) }
       guard let next = wish(key) else { return }
       time = next
     }
   }
 
-  /// Has the kernel report.
-  private func ask() {
+  /// Has the BPF programs know what the policy says.
+  private func tell(_ table: BPFMap) {
+    guard let values = states[nil]?.table, values != written else { return }
+    written = values
     do {
-      try request?.request()
+      try table.set(to: values)
     } catch {
       log.error("\(P.name): \(error)")
     }
+  }
+
+  /// Has the kernel report.
+  private func ask(_ key: NamespaceID?) async {
+    guard let request else { return }
+    let start = ContinuousClock.now
+    if key == nil, case .iterator = request.hook.attachment {
+      await namespaces.iterate(request)
+    } else {
+      await namespaces.request(request, in: key)
+    }
+    requestTook = ContinuousClock.now - start
   }
 
   private func look(_ key: NamespaceID?) async {
@@ -135,6 +161,29 @@ public actor Tuner<P: Policy>: AnyTuner {
 
   // MARK: Deciding
 
+  /// With what has to be read; nil when the namespace has gone.
+  private func complete(
+    _ seen: P.Observation, _ namespace: NamespaceID
+  ) async -> P.Observation? {
+    guard P.readsInside else {
+      do {
+        var seen = seen
+        try P.complete(&seen)
+        return seen
+      } catch {
+        if let repeats = folder.admit("complete", most: 1) {
+          log.warning("\(P.name): \(error)\(repeats)")
+        }
+        return nil
+      }
+    }
+    return await namespaces.read(in: namespace) {
+      var seen = seen
+      try P.complete(&seen)
+      return seen
+    }
+  }
+
   private func handle(
     _ observation: P.Observation, _ key: NamespaceID?, from origin: NamespaceID, at time: UInt64,
     note: String
@@ -150,6 +199,9 @@ public actor Tuner<P: Policy>: AnyTuner {
       log.error("\(P.name): a survey does not satisfy the policy, ignoring the event")
     case .hold(let why, let subject):
       if let repeats = folder.admit(subject, most: 1) { log.notice("\(P.name): \(why)\(repeats)") }
+    case .note(let text, let subject):
+      let namespace = await namespaces.namespace(origin)
+      namespace.note(text + note, about: "\(P.name) \(subject)")
     case .leave(let why):
       log.debug("\(P.name): \(origin): nothing to change: \(why)\(note)")
     case .adjust(let adjustments):
@@ -180,17 +232,20 @@ public protocol AnyTuner: Actor {
   func recall(_ holding: Holding)
   /// The namespace is gone: lets go of what was known of it.
   func forget(_ namespace: NamespaceID)
+  /// What an administrator should know of in the end, a line each.
+  func findings() -> [String]
 }
 
 extension Policy {
   /// A tuner with this policy.
   public static func tuner(
     loop: KernelLoop, learningRate: LearningRate, namespaces: any NamespaceProvider,
-    request: Attached? = nil, lookingEvery interval: Duration? = nil, log: Logger
+    request: Attached? = nil, lookingEvery interval: Duration? = nil, table: BPFMap? = nil,
+    log: Logger
   ) -> any AnyTuner {
     Tuner(
       Self.self, loop: loop, learningRate: learningRate, namespaces: namespaces,
-      request: request, lookingEvery: interval, log: log)
+      request: request, lookingEvery: interval, table: table, log: log)
   }
 }
 
@@ -199,9 +254,18 @@ public protocol NamespaceProvider: Actor {
   func namespace(_ id: NamespaceID) -> NetworkNamespace
   /// The namespace that the daemon was started in.
   func own() -> NetworkNamespace
+  /// Reads something inside one namespace; nil where that cannot be done.
+  func read<R: Sendable>(
+    in id: NamespaceID, _ body: @Sendable () throws -> R
+  ) async -> R?
   /// Reads a number inside each namespace; their sum. Leaves out those that
   /// have gone.
   func survey(_ read: @Sendable () throws -> Int64) async -> Int64
+  /// Has the kernel report how things stand, inside a namespace or, for nil, in
+  /// the daemon's own.
+  func request(_ hook: Attached, in id: NamespaceID?) async
+  /// Runs an iterator in each namespace.
+  func iterate(_ hook: Attached) async
   /// An administrator's write to a global tunable: its tuner is disabled in
   /// every namespace, also in those to come.
   func administratorWroteGlobally(_ write: AdministratorWrite)

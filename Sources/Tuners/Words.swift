@@ -19,8 +19,15 @@ enum Words {
     return kilobits >= 1000 ? "\(tenths(kilobits, per: 1000)) Mbit/s" : "\(kilobits) kbit/s"
   }
 
-  /// The name of a device, 16 bytes in two numbers.
-  static func device(_ low: Int64, _ high: Int64) -> String {
+  /// Parts of a million: `2.1 %`, `0.05 %`.
+  static func percent(ofMillion parts: Int64) -> String {
+    if parts >= 10_000 { return "\(tenths(parts, per: 10_000)) %" }
+    let hundredths = (parts + 50) / 100
+    return hundredths == 0 ? "0 %" : "0.\(hundredths < 10 ? "0" : "")\(hundredths) %"
+  }
+
+  /// Text of at most 16 bytes in two numbers: of a device, or a command.
+  static func text(_ low: Int64, _ high: Int64) -> String {
     withUnsafeBytes(of: (low, high)) { String(decoding: $0.prefix { $0 != 0 }, as: UTF8.self) }
   }
 

@@ -7,8 +7,11 @@ import XCTest
 
 /// Every change is an experiment: what it brought is measured, said and kept.
 final class ExperimentTests: IntegrationTestCase {
-  private func records(_ daemon: Daemon) throws -> [Record] {
-    try StateFile.open(directory: daemon.stateDirectory).history(HistoryFilter())
+  /// Those of one namespace: other traffic on the machine may have its own.
+  private func records(_ daemon: Daemon, _ namespace: TestNamespace) throws -> [Record] {
+    var filter = HistoryFilter()
+    filter.namespace = .inode(UInt32(namespace.inode))
+    return try StateFile.open(directory: daemon.stateDirectory).history(filter)
   }
 
   func testAChangeThatHelpsIsKeptAndSaysWhatItBrought() async throws {
@@ -16,7 +19,8 @@ final class ExperimentTests: IntegrationTestCase {
     let daemon = try await Daemon("--allow", "tcp-buffer")
     let server = try await Iperf.server(in: path.right)
     async let traffic = Iperf.run(from: path.left, to: Path.rightAddress.v4, seconds: 6)
-    let line = try await daemon.line(containing: " kept: ", upTo: 15)
+    let line = try await daemon.line(
+      containing: "(netns \(path.left.inode) \"\(path.left.name ?? "")\") kept: ", upTo: 15)
     _ = try? await traffic
     server.signal(SIGTERM)
     try await daemon.stop()
@@ -24,7 +28,7 @@ final class ExperimentTests: IntegrationTestCase {
     XCTAssertTrue(line.contains("Mbit/s -> "), line)
     let summary = daemon.lines.last { $0.contains("tcp-buffer: ") && $0.contains(" kept, ") }
     XCTAssertTrue(summary?.contains("the rate before (median of ") ?? false, "\(daemon.lines)")
-    let record = try XCTUnwrap(try records(daemon).first { $0.verdict == .kept })
+    let record = try XCTUnwrap(try records(daemon, path.left).first { $0.verdict == .kept })
     XCTAssertEqual(record.kind, .change)
     XCTAssertTrue(line.contains(record.effect))
     await path.close()
@@ -48,7 +52,7 @@ final class ExperimentTests: IntegrationTestCase {
     traffic.signal(SIGKILL)
     server.signal(SIGTERM)
     try await daemon.stop()
-    let all = try records(daemon)
+    let all = try records(daemon, path.left)
     await path.close()
     XCTAssertEqual(value, "4096 16384 65536")
     XCTAssertTrue(line.contains("round trip"), line)
@@ -61,12 +65,13 @@ final class ExperimentTests: IntegrationTestCase {
     let daemon = try await Daemon("--allow", "tcp-buffer", "--hold-out", "100%")
     let server = try await Iperf.server(in: path.right)
     async let traffic = Iperf.run(from: path.left, to: Path.rightAddress.v4, seconds: 6)
-    try await daemon.line(containing: " held out: ", upTo: 15)
+    try await daemon.line(
+      containing: "(netns \(path.left.inode) \"\(path.left.name ?? "")\") held out: ", upTo: 15)
     _ = try? await traffic
     server.signal(SIGTERM)
     let value = try await path.left.sysctl(Self.wmem)
     try await daemon.stop()
-    let kinds = Set(try records(daemon).map(\.kind))
+    let kinds = Set(try records(daemon, path.left).map(\.kind))
     await path.close()
     XCTAssertEqual(value, "4096 16384 65536")
     XCTAssertEqual(kinds, [.holdOut])

@@ -20,7 +20,8 @@ final class OneTuner<P: Policy>: Sendable {
   let lines: Lines
 
   init(
-    allowing risks: Set<Risk> = [], _ makePolicy: @escaping @Sendable (LearningRate) -> P
+    allowing risks: Set<Risk> = [], surveyed: Int64 = 1 << 20,
+    _ makePolicy: @escaping @Sendable (LearningRate) -> P
   ) async throws {
     place = try await DaemonsPlace()
     let loop = try KernelLoop()
@@ -40,7 +41,7 @@ final class OneTuner<P: Policy>: Sendable {
       NetworkNamespace.Surroundings(
         loop: loop, directory: directory,
         journal: Journal(loop: loop, own: directory.own, log: log), dryRun: false,
-        allowedRisks: risks, log: log))
+        allowedRisks: risks, log: log), surveyed: surveyed)
     let tuner = Tuner(
       P.self, loop: loop, learningRate: .standard, namespaces: provider, request: request,
       log: log, makePolicy: makePolicy)
@@ -90,7 +91,13 @@ private actor Namespaces: NamespaceProvider {
   }
   private var all: [NamespaceID: (namespace: NetworkNamespace, work: Task<Void, Never>)] = [:]
 
-  init(_ around: NetworkNamespace.Surroundings) { self.around = around }
+  /// What a survey finds.
+  private let surveyed: Int64
+
+  init(_ around: NetworkNamespace.Surroundings, surveyed: Int64) {
+    self.around = around
+    self.surveyed = surveyed
+  }
 
   func namespace(_ id: NamespaceID) -> NetworkNamespace {
     if let known = all[id] { return known.namespace }
@@ -100,8 +107,24 @@ private actor Namespaces: NamespaceProvider {
   }
 
   func own() -> NetworkNamespace { namespace(around.directory.own) }
+  func iterate(_ hook: Attached) async {
+    for place in await around.directory.reachable().values {
+      guard let id = await around.directory.identify(place) else { continue }
+      _ = try? await around.directory.inside(id) { () throws(BPFObject.Failure) in
+        try hook.iterate()
+      }
+    }
+  }
   func administratorWroteGlobally(_ write: AdministratorWrite) {}
-  func survey(_ read: @Sendable () throws -> Int64) async -> Int64 { 1 << 20 }
+  func read<R: Sendable>(
+    in id: NamespaceID, _ body: @Sendable () throws -> R
+  ) async -> R? {
+    try? await around.directory.inside(id, body).get()
+  }
+  func survey(_ read: @Sendable () throws -> Int64) async -> Int64 { surveyed }
+  func request(_ hook: Attached, in id: NamespaceID?) async {
+    _ = try? await around.directory.inside(id ?? around.directory.own) { try hook.request() }
+  }
 
   func stop() async {
     for (namespace, work) in all.values {

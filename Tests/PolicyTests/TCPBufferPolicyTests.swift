@@ -93,7 +93,7 @@ final class TCPBufferPolicyTests: XCTestCase {
   func testNoRaiseUnderMemoryPressure() throws {
     var policy = try policy()
     XCTAssertNil(wanted(policy.decide(seen(memory: 287_898))))
-    XCTAssertNotNil(wanted(policy.decide(seen(memory: 287_897))))
+    XCTAssertNotNil(wanted(policy.decide(seen(memory: 200_000))))
   }
 
   func testBoundedByMemory() throws {

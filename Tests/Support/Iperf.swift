@@ -11,6 +11,8 @@ public enum Iperf {
     public let bytes: Double
     /// Microseconds: mean of the sender's smoothed round-trip times.
     public let meanRTT: Double
+    /// The sender's congestion control at the end.
+    public let algorithm: String
 
     /// Mbit/s from that second on.
     public func rate(from seconds: Double) -> Double {
@@ -47,6 +49,7 @@ public enum Iperf {
     let stream = (end["streams"] as? [[String: Any]])?.first?["sender"] as? [String: Any]
     return Result(
       rate: rate / 1e6, intervals: intervals.map { $0 / 1e6 }, bytes: bytes,
-      meanRTT: stream?["mean_rtt"] as? Double ?? 0)
+      meanRTT: stream?["mean_rtt"] as? Double ?? 0,
+      algorithm: end["sender_tcp_congestion"] as? String ?? "")
   }
 }

@@ -77,6 +77,11 @@ final class ControlServer: @unchecked Sendable {
     return "http://\(address.with(port: port))/metrics"
   }
 
+  /// Once it listens. Its thread talks to whoever asks, and needs no privilege.
+  func giveUpPrivileges() throws {
+    try eventLoop.submit { try Privileges.giveUp(allBut: []) }.wait()
+  }
+
   private enum Welcome {
     case take(Peer)
     case refuse(String)

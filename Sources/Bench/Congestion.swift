@@ -1,0 +1,180 @@
+import Foundation
+import TestSupport
+
+private let allowed = "net.ipv4.tcp_allowed_congestion_control"
+private let algorithm = "net.ipv4.tcp_congestion_control"
+
+/// A path, and what is right or wrong with it.
+private struct Case {
+  let name: String
+  /// One way, in milliseconds.
+  let delay: Double
+  let options: [String]
+  var marks = false
+  /// The kernel's default is as good as any: it must not get worse.
+  var isHealthy = false
+
+  static let all = [
+    Case(name: "100 ms, 2 % loss", delay: 50, options: rate(100, queue: 2_500_000) + loss(2)),
+    Case(name: "20 ms, 0.1 % loss", delay: 10, options: rate(100, queue: 500_000) + loss(0.1)),
+    Case(name: "20 ms, shallow queue", delay: 10, options: rate(50, queue: 30_000)),
+    Case(
+      name: "20 ms, deep queue", delay: 10, options: rate(50, queue: 1_000_000), isHealthy: true),
+    Case(name: "LAN", delay: 0.1, options: rate(200, queue: 500_000), isHealthy: true),
+    Case(
+      name: "20 ms, marks", delay: 10,
+      options: rate(50, queue: 1_000_000) + ["--ecn-threshold-bytes", "60000"], marks: true),
+  ]
+
+  private static func rate(_ megabits: Int, queue: Int) -> [String] {
+    ["--rate-mbit", "\(megabits)", "--queue-bytes", "\(queue)"]
+  }
+  private static func loss(_ percent: Double) -> [String] { ["--loss-percent", "\(percent)"] }
+
+  func path() async throws -> Path {
+    let path = try await Path(delay: delay, options: options)
+    try await path.setLargeBuffers()
+    try await path.left.set(algorithm, "cubic")
+    for end in [path.left, path.right] where marks { try await end.set("net.ipv4.tcp_ecn", "1") }
+    return path
+  }
+}
+
+/// Connections of 2 s: ten for what it learns, eight for what it knows.
+private let learning = 10
+private let knowing = 8
+
+/// How far the algorithm that a path gets is from the best one for that path,
+/// found by running each in turn; cubic is the default.
+func measureCongestion() async throws -> [Row] {
+  let saved = try await SavedSysctls(allowed)
+  do {
+    // A namespace may have a default only if it is allowed.
+    let before = try await TestNamespace.initial.sysctl(allowed)
+    if !before.split(separator: " ").contains("cubic") {
+      try await TestNamespace.initial.set(allowed, before + " cubic")
+    }
+    var rows: [Row] = []
+    for one in Case.all {
+      FileHandle.standardError.write(Data("measuring \(one.name) ...\n".utf8))
+      rows += try await measure(one)
+    }
+    rows += try await measureFairness()
+    await saved.restore()
+    return rows
+  } catch {
+    await saved.restore()
+    throw error
+  }
+}
+
+/// Algorithms to compare with: those of this kernel that the case has a use for.
+private func fixedAlgorithms(_ one: Case, in path: Path) async throws -> [String] {
+  let available = try await path.left.sysctl("net.ipv4.tcp_available_congestion_control")
+    .split(separator: " ").map(String.init)
+  return ["cubic", "bbr", "htcp", "dctcp"].filter {
+    available.contains($0) && ($0 != "dctcp" || one.marks)
+  }
+}
+
+private func measure(_ one: Case) async throws -> [Row] {
+  let path = try await one.path()
+  // After the path: setting its default while it runs would disable the tuner.
+  let daemon = try await Daemon("--allow", "tcp-conn", "--rollback")
+  let server = try await Iperf.server(in: path.right)
+  let fixed = try await fixedAlgorithms(one, in: path)
+  var ours: [Double] = []
+  var theirs: [String: [Double]] = [:]
+  var switches = 0
+  for number in 0..<(learning + knowing) {
+    // In turns, so that a drift of the machine hits all. What an application
+    // has chosen is left alone.
+    ours.append(try await run(path, options: []))
+    for name in fixed {
+      theirs[name, default: []].append(try await run(path, options: ["-C", name]))
+    }
+    if number == learning - 1 { switches = try await switchesSoFar(path) }
+  }
+  let later = try await switchesSoFar(path) - switches
+  try await daemon.stop()
+  server.signal(SIGTERM)
+  await path.close()
+
+  let means = theirs.mapValues(mean)
+  let best = means.max { $0.value < $1.value }
+  let cubic = means["cubic"] ?? 0
+  var rows = [
+    Row(
+      what: "\(one.name): after \(learning) connections, ours / best fixed (\(best?.key ?? ""))",
+      ours: mean(Array(ours.suffix(knowing))), reference: best?.value, unit: "Mbit/s",
+      goal: .atLeast(0.95)),
+    Row(
+      what: "\(one.name): the first \(learning) connections, ours / the default",
+      ours: mean(Array(ours.prefix(learning))), reference: cubic, unit: "Mbit/s",
+      goal: one.isHealthy ? .atLeast(0.98) : .none),
+    Row(
+      what: "\(one.name): switches after \(learning) connections", ours: Double(later),
+      goal: .atMost(0)),
+  ]
+  for (name, rate) in means.sorted(by: { $0.key < $1.key }) {
+    rows.append(Row(what: "\(one.name): \(name)", ours: rate, unit: "Mbit/s", goal: .none))
+  }
+  return rows
+}
+
+/// Two connections at a time over one bottleneck: what the slower one gets of
+/// an equal share, against two of the default.
+private func measureFairness() async throws -> [Row] {
+  let one = Case(
+    name: "two flows", delay: 10, options: ["--rate-mbit", "50", "--queue-bytes", "250000"])
+  let path = try await one.path()
+  let daemon = try await Daemon("--allow", "tcp-conn", "--rollback")
+  let servers = [
+    try await Iperf.server(in: path.right, port: 5201),
+    try await Iperf.server(in: path.right, port: 5202),
+  ]
+  func share(_ options: [String]) async throws -> Double {
+    async let first = run(path, seconds: 5, options: options, port: 5201)
+    async let second = run(path, seconds: 5, options: options, port: 5202)
+    let rates = [try await first, try await second]
+    return (rates.min() ?? 0) / max(0.001, rates.reduce(0, +) / 2)
+  }
+  var ours: [Double] = []
+  var theirs: [Double] = []
+  for _ in 0..<6 {
+    ours.append(try await share([]))
+    theirs.append(try await share(["-C", "cubic"]))
+  }
+  try await daemon.stop()
+  for server in servers { server.signal(SIGTERM) }
+  await path.close()
+  return [
+    Row(
+      what: "two flows: the slower one's part of an equal share, ours / the default",
+      ours: mean(ours), reference: mean(theirs), goal: .atLeast(0.95))
+  ]
+}
+
+/// Mbit/s. After a run over a lossy path the server may be busy with its end.
+private func run(
+  _ path: Path, seconds: Double = 2, options: [String], port: Int = 5201
+) async throws -> Double {
+  for _ in 0..<20 {
+    if let result = try? await Iperf.run(
+      from: path.left, to: Path.rightAddress.v4, seconds: seconds, port: port, options: options)
+    {
+      return result.rate
+    }
+    try await Task.sleep(for: .milliseconds(300))
+  }
+  throw Command.Failure("no connection over the path")
+}
+
+private func switchesSoFar(_ path: Path) async throws -> Int {
+  try await ConnectionPath.all(from: path.left)
+    .filter { $0.path == Path.rightAddress.v4 }.map(\.switches).reduce(0, +)
+}
+
+private func mean(_ numbers: [Double]) -> Double {
+  numbers.isEmpty ? 0 : numbers.reduce(0, +) / Double(numbers.count)
+}

@@ -1,0 +1,40 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * For programs that act by themselves, on a socket: where they may. User space
+ * enters here what it would refuse to write to.
+ */
+#ifndef GATE_H
+#define GATE_H
+
+#include "bpftune.bpf.h"
+
+/* Set by user space before the object is loaded: advise, change nothing. */
+const volatile __u8 dry_run = 0;
+
+/* No namespace at all stands for every one. */
+struct gate_key {
+	__u64 netns_cookie;
+	__u32 netns_inode;
+	__u32 source;
+};
+
+/* The tuners that an administrator has disabled, by namespace. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 4096);
+	__type(key, struct gate_key);
+	__type(value, __u32);
+} closed_gates SEC(".maps");
+
+static __always_inline bool is_closed(__u64 netns_cookie, __u32 netns_inode)
+{
+	struct gate_key key = { .source = source_id };
+
+	if (bpf_map_lookup_elem(&closed_gates, &key))
+		return true;
+	key.netns_cookie = netns_cookie;
+	key.netns_inode = netns_inode;
+	return bpf_map_lookup_elem(&closed_gates, &key);
+}
+
+#endif
