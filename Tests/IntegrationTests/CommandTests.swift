@@ -146,7 +146,8 @@ final class CommandTests: IntegrationTestCase {
       (["--learning-rate", "-1"], "learning-rate"),
       (["--log", "nowhere"], "syslog"),
       (["--hooks", "nonsense"], "sock_ops"),
-      (["-q", "status"], "--query"),
+      (["-q", "nosuch"], "jtunables"),
+      (["-p", "8080"], "--metrics"),
       (["-l", "/tmp"], "shared objects"),
       (["-L"], "--legacy is not needed"),
     ]

@@ -155,6 +155,7 @@ final class ControlTests: IntegrationTestCase {
     XCTAssertTrue(undone.contains("-> 4096 16384 65536"), undone)
     let restored = try await path.left.maximum(Self.wmem)
     XCTAssertEqual(restored, Self.sendLimit)
+    try await bpftune("rollback")  // what was changed on the right
     let nothing = try await bpftune("rollback")
     XCTAssertEqual(nothing, "nothing to put back")
 
@@ -220,7 +221,7 @@ final class ControlTests: IntegrationTestCase {
     let first = try await status.wait()
     XCTAssertEqual(first, 0)
     try await eventually("the output") { status.output.contains(Self.wmem) }
-    XCTAssertTrue(status.output.contains("\u{1b}[32menabled"), status.output)
+    XCTAssertTrue(status.output.contains("\u{1b}[1mTUNER"), status.output)
     let plain = try Terminal([Products.path("bpftune"), "status"], environment: ["NO_COLOR": "1"])
     _ = try await plain.wait()
     try await eventually("the output") { plain.output.contains(Self.wmem) }
