@@ -147,7 +147,6 @@ final class Daemon: Sendable {
     Memory.giveBackFreed()
     do {
       try Privileges.giveUp(allBut: Privileges.kept)
-      try server.giveUpPrivileges()
     } catch {
       log.warning("keeps capabilities that it does not need: \(error)")
     }

@@ -47,7 +47,7 @@ final class ExperimentTests: IntegrationTestCase {
     let traffic = try Command(
       ["iperf3", "-c", Path.rightAddress.v4, "-t", "20"], netns: path.left.name)
     let line = try await daemon.line(containing: "taken back: ", upTo: 20)
-    try await daemon.line(containing: "a step made it worse", upTo: 20)
+    _ = try await daemon.line(containing: "a step made it worse", upTo: 20)
     let value = try await path.left.sysctl(Self.wmem)
     traffic.signal(SIGKILL)
     server.signal(SIGTERM)
@@ -65,7 +65,7 @@ final class ExperimentTests: IntegrationTestCase {
     let daemon = try await Daemon("--allow", "tcp-buffer", "--hold-out", "100%")
     let server = try await Iperf.server(in: path.right)
     async let traffic = Iperf.run(from: path.left, to: Path.rightAddress.v4, seconds: 6)
-    try await daemon.line(
+    _ = try await daemon.line(
       containing: "(netns \(path.left.inode) \"\(path.left.name ?? "")\") held out: ", upTo: 15)
     _ = try? await traffic
     server.signal(SIGTERM)

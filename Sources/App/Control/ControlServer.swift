@@ -120,11 +120,6 @@ final class ControlServer: @unchecked Sendable {
     }
   }
 
-  /// Its thread needs no capability once it listens.
-  func giveUpPrivileges() throws {
-    try eventLoop.submit { try Privileges.giveUp(allBut: []) }.wait()
-  }
-
   /// Ends it before it has served anybody.
   func abandon() {
     try? group.syncShutdownGracefully()

@@ -90,7 +90,7 @@ actor Facts {
       for (namespace, why) in places.prefix(Self.mostNamed) {
         named.append(.init(namespace: await title(namespace), why: why))
       }
-      let count = pump.counts[Hooks.Source.firstTuner + UInt16(index)] ?? .init()
+      let count = pump.counts[Hooks.Source.tuner(index)] ?? .init()
       let done = counters[tuner.name]
       let areDisabled = Set(places.map(\.0.id)).count
       replies.append(

@@ -51,7 +51,7 @@ extension Facts {
     return options.chosenTuners.enumerated().map { index, tuner in
       var figures = Figures.OfTuner()
       figures.name = tuner.name
-      let count = pump.counts[Hooks.Source.firstTuner + UInt16(index)] ?? .init()
+      let count = pump.counts[Hooks.Source.tuner(index)] ?? .init()
       figures.events = count.events
       figures.folded = count.folded
       if let done = counters[tuner.name] {
