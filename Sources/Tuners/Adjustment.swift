@@ -78,8 +78,6 @@ public enum Refusal: Error, Sendable, Equatable, CustomStringConvertible {
   /// This kernel or this namespace does not have the tunable.
   case unavailable
   case namespaceGone
-  /// Too much is waiting to be done in this namespace.
-  case overloaded
   /// The namespace is one of those that are left untouched.
   case heldOut(current: SysctlValue)
   /// The same step was taken back, and is not tried again yet.
@@ -95,7 +93,6 @@ public enum Refusal: Error, Sendable, Equatable, CustomStringConvertible {
       "the kernel takes \(bounds.lowerBound) to \(bounds.upperBound) only"
     case .unavailable: "it does not exist here"
     case .namespaceGone: "the namespace is gone"
-    case .overloaded: "too many adjustments are waiting"
     case .heldOut(let current): "the namespace is held out, it stays \(current)"
     case .setback(let why): why
     case .failed(let error): error

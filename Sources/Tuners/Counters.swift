@@ -66,7 +66,6 @@ extension Refusal {
     case .outOfBounds: "bounds"
     case .unavailable: "unavailable"
     case .namespaceGone: "gone"
-    case .overloaded: "overloaded"
     case .heldOut: "hold_out"
     case .setback: "setback"
     case .failed: "failed"

@@ -50,7 +50,6 @@ public actor NetworkNamespace {
     case note(String, about: String)
   }
 
-  private static let mailboxCapacity = 256
 
   public nonisolated let id: NamespaceID
   let around: Surroundings
@@ -81,8 +80,9 @@ public actor NetworkNamespace {
     self.around = around
     self.disabled = disabled
     self.turnedOff = turnedOff
-    (requests, mailbox) = AsyncStream.makeStream(
-      of: Request.self, bufferingPolicy: .bufferingNewest(Self.mailboxCapacity))
+    // Not bounded, since nothing may be lost: a tuner waits for the answer to
+    // each adjustment, and the kernel side bounds the writes that it tells of.
+    (requests, mailbox) = AsyncStream.makeStream(of: Request.self)
   }
 
   /// Serves requests until `finish()`.
@@ -186,23 +186,12 @@ public actor NetworkNamespace {
   public func administratorWrites() -> [String: AdministratorWrite] { disabled }
 
   nonisolated func put(_ request: Request) {
-    switch mailbox.yield(request) {
-    case .enqueued: return
-    case .dropped(let dropped): refuse(dropped, .overloaded)
-    case .terminated: refuse(request, .namespaceGone)
-    @unknown default: refuse(request, .overloaded)
-    }
-  }
-
-  private nonisolated func refuse(_ request: Request, _ refusal: Refusal) {
+    guard case .terminated = mailbox.yield(request) else { return }
     switch request {
-    case .adjust(_, _, _, let answer): answer.resume(returning: .refused(refusal))
+    case .adjust(_, _, _, let answer): answer.resume(returning: .refused(.namespaceGone))
     case .rollBack(_, let answer): answer.resume(returning: 0)
     case .turn(_, _, let answer): answer.resume(returning: false)
-    case .conclude, .note: return
-    case .administratorWrote(let write):
-      // Must not be lost: it goes back in, in place of an adjustment.
-      if refusal == .overloaded { put(.administratorWrote(write)) }
+    case .conclude, .note, .administratorWrote: return
     }
   }
 

@@ -93,8 +93,9 @@ public actor SysctlWatch {
   private func giveUp(_ event: KernelEvent) async {
     guard case .sysctlWrite(let command, _, _, _) = event.payload else { return }
     let namespace = await namespaces.namespace(event.namespace)
-    for (tunable, owners) in tunables.values {
-      for tuner in owners {
+    var told: Set<String> = []
+    for (tunable, owners) in tunables.values.sorted(by: { $0.tunable.name < $1.tunable.name }) {
+      for tuner in owners where told.insert(tuner).inserted {
         namespace.administratorWrote(
           AdministratorWrite(
             tunable: tunable, tuner: tuner, process: event.process, command: command, old: nil,

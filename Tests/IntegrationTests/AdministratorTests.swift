@@ -128,7 +128,8 @@ final class AdministratorTests: IntegrationTestCase {
     try await daemon.stop()
     await path.close()
     XCTAssertGreaterThan(tuned, 131072)
-    XCTAssertFalse(daemon.lines.contains { $0.contains("disabled") })
+    XCTAssertFalse(daemon.lines.contains { $0.contains("tcp-buffer is disabled") })
+    XCTAssertTrue(daemon.lines.contains { $0.contains("tcp-memory is disabled") })
   }
 
   func testManyWritesUnderTrafficAreNeverOverwritten() async throws {
