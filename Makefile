@@ -30,12 +30,12 @@ run: build
 ## test: the tests but for the long ones; the integration tests need root
 test: deps
 	$(SWIFT) build --build-tests
-	$(SWIFT) test --skip-build --skip LongTests
+	$(SWIFT) test --skip-build --skip 'LongTests|/testLong'
 
-## test-long: the tests that take minutes, classes named ...LongTests
+## test-long: the tests that take long, by their names
 test-long: deps
 	$(SWIFT) build --build-tests
-	$(SWIFT) test --skip-build --filter LongTests
+	$(SWIFT) test --skip-build --filter 'LongTests|/testLong'
 
 ## build: the release executable, .build/release/bpftune
 build: deps

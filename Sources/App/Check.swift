@@ -9,7 +9,7 @@ struct Check: ParsableCommand {
   static let configuration = CommandConfiguration(
     abstract:
       "Shows what this kernel allows: each signal, the hook it gets, and why better ones were refused.",
-    discussion: "The daemon's options --cgroup and --hooks count here too.")
+    discussion: "The daemon's options --allow, --cgroup and --hooks count here too.")
 
   @ParentCommand var daemon: Bpftune
 
@@ -22,7 +22,8 @@ struct Check: ParsableCommand {
     try exiting {
       if let failure = missingPrivilege() { throw failure }
       let report = try describing {
-        try Report(cgroup: options.cgroup, families: options.hooks.families)
+        try Report(
+          cgroup: options.cgroup, families: options.hooks.families, tuners: options.chosenTuners)
       }
       if json { try report.printJSON() } else { report.printTable() }
       if !report.works { throw Failure(report.verdict, exit: .failure) }
@@ -62,7 +63,9 @@ private struct Report: Encodable {
   let verdict: String
   let works: Bool
 
-  init(cgroup path: String?, families: Set<Hook.Family>) throws {
+  init(
+    cgroup path: String?, families: Set<Hook.Family>, tuners: [any Policy.Type]
+  ) throws {
     let root = try CgroupRoot(path: path)
     let programs = try Programs(cgroup: root, families: families)
     let hooks = try Hooks(programs: programs, tuners: tuners)

@@ -50,7 +50,6 @@ public actor NetworkNamespace {
     case note(String, about: String)
   }
 
-
   public nonisolated let id: NamespaceID
   let around: Surroundings
   public nonisolated var unownedExecutor: UnownedSerialExecutor {

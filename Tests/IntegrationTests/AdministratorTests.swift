@@ -65,7 +65,7 @@ final class AdministratorTests: IntegrationTestCase {
     await path.close()
   }
 
-  func testInitNamespace() async throws {
+  func testLongInitNamespace() async throws {
     let saved = try await SavedSysctls(Self.wmem)
     do {
       let path = try await Path(delay: 10, left: .initial)
@@ -132,7 +132,7 @@ final class AdministratorTests: IntegrationTestCase {
     XCTAssertTrue(daemon.lines.contains { $0.contains("tcp-memory is disabled") })
   }
 
-  func testManyWritesUnderTrafficAreNeverOverwritten() async throws {
+  func testLongManyWritesUnderTrafficAreNeverOverwritten() async throws {
     let path = try await Path(delay: 10)
     try await path.setLargeBuffers()
     try await path.left.set(Self.wmem, "4096 16384 65536")

@@ -125,7 +125,7 @@ final class CommandTests: IntegrationTestCase {
 
   func testCheckShowsWhyAHookWasRefused() async throws {
     let check = try await bpftune(
-      "check", "--allow", "tcp-buffer", "--hooks", "tracepoint,sock_ops,iterator,request,poll")
+      "--allow", "tcp-buffer", "check", "--hooks", "tracepoint,sock_ops,iterator,request,poll")
     XCTAssertEqual(check.status, 0, check.output)
     XCTAssertTrue(check.output.contains("refused: cgroup/sysctl: left out by --hooks"))
     XCTAssertTrue(check.output.contains("not by the first choice of hook"))

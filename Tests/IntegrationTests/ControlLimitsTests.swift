@@ -58,7 +58,7 @@ final class ControlLimitsTests: IntegrationTestCase {
 
   /// 200 clients at the same time, while others hold half a request or do not
   /// read what they asked for.
-  func testCrowdWhileTuning() async throws {
+  func testLongCrowdWhileTuning() async throws {
     let path = try await limitedPath()
     let daemon = try await Daemon("--allow", "tcp-buffer")
     let half = (0..<20).compactMap { _ in RawClient() }

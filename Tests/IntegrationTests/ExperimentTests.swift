@@ -60,7 +60,7 @@ final class ExperimentTests: IntegrationTestCase {
     XCTAssertTrue(all.contains { $0.kind == .change && $0.verdict == .worse })
   }
 
-  func testNamespacesThatAreHeldOutStayAsTheyAre() async throws {
+  func testLongNamespacesThatAreHeldOutStayAsTheyAre() async throws {
     let path = try await StateTests.limitedPath()
     let daemon = try await Daemon("--allow", "tcp-buffer", "--hold-out", "100%")
     let server = try await Iperf.server(in: path.right)

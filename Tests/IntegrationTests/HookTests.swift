@@ -73,13 +73,13 @@ final class HookTests: IntegrationTestCase {
     try await sendLimit(by: .sockOps, "sock_ops/RTT_CB")
   }
 
-  func testSendLimitByIterator() async throws {
+  func testLongSendLimitByIterator() async throws {
     try await sendLimit(by: .iterator, "iter/tcp every 5 s")
   }
 
   /// The callback has to be asked for on connections that are there already,
   /// or they have to be looked at.
-  func testOlderConnectionsBySockOps() async throws {
+  func testLongOlderConnectionsBySockOps() async throws {
     let path = try await Path(delay: 10)
     try await path.setLargeBuffers()
     try await path.left.set(Self.wmem, "4096 16384 65536")
@@ -95,11 +95,11 @@ final class HookTests: IntegrationTestCase {
     XCTAssertGreaterThan(maximum, 65536)
   }
 
-  func testReceiveLimitByTracepoint() async throws {
+  func testLongReceiveLimitByTracepoint() async throws {
     try await receiveLimit(by: .tracepoint, "tp_btf/tcp_rcv_space_adjust")
   }
 
-  func testReceiveLimitByIterator() async throws {
+  func testLongReceiveLimitByIterator() async throws {
     try await receiveLimit(by: .iterator, "iter/tcp every 5 s")
   }
 
@@ -160,7 +160,7 @@ final class HookTests: IntegrationTestCase {
     try await namespaces(by: .kprobe, seenWithin: 2, goneWithin: 3)
   }
 
-  func testNamespacesByPoll() async throws {
+  func testLongNamespacesByPoll() async throws {
     try await namespaces(by: .poll, seenWithin: 12, goneWithin: 25)
   }
 

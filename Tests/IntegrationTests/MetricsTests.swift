@@ -24,7 +24,7 @@ final class MetricsTests: IntegrationTestCase {
       .flatMap { Double($0.split(separator: " ").last ?? "") }
   }
 
-  func testFormatsAndLimits() async throws {
+  func testLongFormatsAndLimits() async throws {
     let path = try await limitedPath()
     let daemon = try await Daemon("--allow", "tcp-buffer", "--metrics", "0")
     let port = try await port(of: daemon)
@@ -107,7 +107,7 @@ final class MetricsTests: IntegrationTestCase {
 
   /// A Prometheus server scrapes the daemon; it answers a query, every
   /// expression of the dashboard, and has the alert rules.
-  func testPrometheusServer() async throws {
+  func testLongPrometheusServer() async throws {
     let path = try await limitedPath()
     let daemon = try await Daemon("--allow", "tcp-buffer", "--metrics", "0")
     let port = try await port(of: daemon)

@@ -52,7 +52,7 @@ final class NamespaceTests: IntegrationTestCase {
       """
   }
 
-  func testAVanishedNamespaceIsLetGo() async throws {
+  func testLongAVanishedNamespaceIsLetGo() async throws {
     let daemon = try await Daemon()
     let namespace = try await TestNamespace("gone")
     let inode = namespace.inode
@@ -63,7 +63,7 @@ final class NamespaceTests: IntegrationTestCase {
     XCTAssertFalse(daemon.lines.contains { $0.contains("error") || $0.contains("warning") })
   }
 
-  func testTwoHundredNamespacesLeaveNothingBehind() async throws {
+  func testLongTwoHundredNamespacesLeaveNothingBehind() async throws {
     let daemon = try await Daemon()
     // Namespaces of others, which stay.
     let before = daemon.lines.filter { $0.contains("watching it") }.count

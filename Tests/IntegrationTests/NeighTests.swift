@@ -44,8 +44,8 @@ final class NeighTests: IntegrationTestCase {
   // MARK: No entry refused
 
   func test2000() async throws { try await fill(2000) }
-  func test20000() async throws { try await fill(20_000) }
-  func test200000() async throws { try await fill(200_000) }
+  func testLong20000() async throws { try await fill(20_000) }
+  func testLong200000() async throws { try await fill(200_000) }
 
   /// So many reachable ones in each table from two namespaces at once, and a
   /// tenth of that permanent ones from a third; without the daemon and with it.
@@ -368,7 +368,7 @@ final class NeighTests: IntegrationTestCase {
   // MARK: Probes
 
   /// Neighbours in use go stale and are probed every few seconds.
-  func testNeighboursThatAnswerAreProbedLessOften() async throws {
+  func testLongNeighboursThatAnswerAreProbedLessOften() async throws {
     let link = try await BridgedPair()
     let name = "net.ipv4.neigh.h0/7.base_reachable_time_ms"
     try await link.host.set(name, "1000")
@@ -388,7 +388,7 @@ final class NeighTests: IntegrationTestCase {
 
   /// Three hundred neighbours are needed every few seconds, and collected in
   /// between, until the daemon has them kept for longer.
-  func testEvictedNeighboursAreKeptForLonger() async throws {
+  func testLongEvictedNeighboursAreKeptForLonger() async throws {
     let namespace = try await Neighbours.namespace("churn")
     try await namespace.set("net.ipv4.neigh.br0.gc_stale_time", "1")
     let saved = try await SavedSysctls("net.ipv4.neigh.default.base_reachable_time_ms")

@@ -63,7 +63,7 @@ final class NetBufferTests: IntegrationTestCase {
     try await bursts(hooks: "tracepoint,cgroup,poll")
   }
 
-  func testBurstsAreSeenInTheCountersAlone() async throws {
+  func testLongBurstsAreSeenInTheCountersAlone() async throws {
     try await bursts(hooks: "poll,cgroup")
   }
 

@@ -41,7 +41,7 @@ final class RobustnessTests: IntegrationTestCase {
 
   /// A stop and a continuation interrupt the wait for events (EINTR), as the
   /// suspension of the machine does.
-  func testStopAndContinue() async throws {
+  func testLongStopAndContinue() async throws {
     let path = try await limitedPath()
     let daemon = try await Daemon()
     for _ in 0..<50 {

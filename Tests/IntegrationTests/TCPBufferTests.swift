@@ -9,7 +9,7 @@ final class TCPBufferTests: IntegrationTestCase {
   // MARK: Send side
 
   func testSendBufferIPv4() async throws { try await sendSide(Path.rightAddress.v4) }
-  func testSendBufferIPv6() async throws { try await sendSide(Path.rightAddress.v6) }
+  func testLongSendBufferIPv6() async throws { try await sendSide(Path.rightAddress.v6) }
 
   private func sendSide(_ address: String) async throws {
     let path = try await Path(delay: Path.ordinaryDelay)
@@ -37,7 +37,7 @@ final class TCPBufferTests: IntegrationTestCase {
 
   // MARK: Receive side
 
-  func testReceiveBufferIPv4() async throws { try await receiveSide(Path.rightAddress.v4) }
+  func testLongReceiveBufferIPv4() async throws { try await receiveSide(Path.rightAddress.v4) }
   func testReceiveBufferIPv6() async throws { try await receiveSide(Path.rightAddress.v6) }
 
   private func receiveSide(_ address: String) async throws {
@@ -78,7 +78,7 @@ final class TCPBufferTests: IntegrationTestCase {
 
   // MARK: The init namespace
 
-  func testInitNamespace() async throws {
+  func testLongInitNamespace() async throws {
     let saved = try await SavedSysctls(Self.wmem, Self.rmem)
     do {
       let path = try await Path(delay: Path.ordinaryDelay, left: .initial)
@@ -133,7 +133,7 @@ final class TCPBufferTests: IntegrationTestCase {
 
   // MARK: What must not be tuned
 
-  func testLockedBuffersAreLeftAlone() async throws {
+  func testLongLockedBuffersAreLeftAlone() async throws {
     let path = try await Path(delay: Path.ordinaryDelay)
     try await path.setLargeBuffers()
     try await path.left.set(Self.wmem, "4096 16384 \(small)")

@@ -5,7 +5,7 @@ import XCTest
 /// tcp-buffer on a link of 20 Mbit/s with a queue of 2 MB, which loss alone does
 /// not keep short.
 final class TCPQueueTests: IntegrationTestCase {
-  func testTheQueueGoesAndTheThroughputStays() async throws {
+  func testLongTheQueueGoesAndTheThroughputStays() async throws {
     let path = try await SlowLink.path()
     let inode = path.left.inode
     let server = try await Iperf.server(in: path.right)
@@ -32,7 +32,7 @@ final class TCPQueueTests: IntegrationTestCase {
     XCTAssertTrue(change.contains("only stands in a queue"), change)
   }
 
-  func testAPathThatHasNoQueueKeepsItsBuffers() async throws {
+  func testLongAPathThatHasNoQueueKeepsItsBuffers() async throws {
     let path = try await Path(delay: Path.ordinaryDelay)
     try await path.setLargeBuffers()
     let server = try await Iperf.server(in: path.right)
