@@ -16,7 +16,8 @@ extension IntegrationTestCase {
 
   /// Traffic makes the daemon raise the limit on the left.
   func assertTunes(
-    _ path: Path, seconds: Double = Guest.isHere ? 6 : 2, file: StaticString = #filePath, line: UInt = #line
+    _ path: Path, seconds: Double = Guest.isHere ? 6 : 2, file: StaticString = #filePath,
+    line: UInt = #line
   ) async throws {
     let server = try await Iperf.server(in: path.right)
     _ = try await Iperf.run(from: path.left, to: Path.rightAddress.v4, seconds: seconds)
