@@ -53,6 +53,7 @@ final class Daemon: Sendable {
   private let supervisor: Supervisor
   private let pump: EventPump
   private let hooks: Hooks
+  private let modules: Modules
   private let log: Logger
   private let tunerEvents: [AsyncStream<KernelEvent>]
   private let sysctlEvents: AsyncStream<KernelEvent>
@@ -87,10 +88,12 @@ final class Daemon: Sendable {
     hooks = try Hooks(programs: programs, tuners: chosen)
     supervisor = Supervisor(
       around: around, policies: chosen, learningRate: options.learningRate)
+    modules = Modules(
+      options: options, programs: programs, pump: pump, around: around, supervisor: supervisor)
     server = ControlServer(log: log)
     let facts = Facts(
-      around: around, supervisor: supervisor, hooks: hooks, pump: pump, options: options,
-      cgroup: cgroup.path)
+      around: around, supervisor: supervisor, hooks: hooks, modules: modules, pump: pump,
+      options: options, cgroup: cgroup.path)
     desk = Desk(server: server, facts: facts, log: log)
     do {
       try server.listenLocally()
@@ -114,7 +117,7 @@ final class Daemon: Sendable {
     }
     async let serving: Void = supervisor.run(
       hooks: hooks, tunerEvents: tunerEvents, sysctlEvents: sysctlEvents,
-      namespaceEvents: namespaceEvents, losses: pump.lossReports,
+      namespaceEvents: namespaceEvents, losses: pump.lossReports, modules: modules,
       ready: { [self] in announce() })
     async let answering: Void = desk.serve()
     async let _: Void = tellAlive()
@@ -126,6 +129,7 @@ final class Daemon: Sendable {
     server.finish()
     await answering
     await server.stop()
+    await modules.stop()
     pump.finish()
     let putBack = await supervisor.stop(rollBack: options.rollback && !options.dryRun)
     await serving

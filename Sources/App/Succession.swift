@@ -26,11 +26,11 @@ extension Supervisor {
     }
     // The oldest first, so that the last one of a tunable counts.
     for record in writes.reversed() {
-      guard let tunable = Tunable.known(record.tunable), await isThere(record.namespace) else {
-        continue
-      }
+      var known = Tunable.known(record.tunable)
+      if known == nil { known = await around.journal.foreign(record.tunable) }
+      guard let tunable = known, await isThere(record.namespace) else { continue }
       await around.journal.recall(record, tunable)
-      for tuner in tunable.owners {
+      for tuner in tunable.owners.union([record.tuner]) {
         let write = AdministratorWrite(
           tunable: tunable, tuner: tuner, process: 0, command: "", old: record.old, new: record.new)
         switch tunable.scope {

@@ -15,6 +15,9 @@ struct TunersCommand: ParsableCommand {
         Self.table(of: reply.tuners).print()
         for tuner in reply.tuners where tuner.state != "enabled" {
           print()
+          if let trouble = tuner.trouble {
+            show(Cell(tuner.name, .bold), " is disabled: ", Cell(trouble))
+          }
           for place in tuner.disabled {
             show(
               Cell(tuner.name, .bold), " is disabled in ", Cell(place.namespace.title), ": ",
