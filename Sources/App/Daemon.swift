@@ -118,7 +118,7 @@ final class Daemon: Sendable {
     async let serving: Void = supervisor.run(
       hooks: hooks, tunerEvents: tunerEvents, sysctlEvents: sysctlEvents,
       namespaceEvents: namespaceEvents, losses: pump.lossReports, modules: modules,
-      ready: { [self] in announce() })
+      ready: { [self] in announce($0) })
     async let answering: Void = desk.serve()
     async let _: Void = tellAlive()
     for await signal in stops {
@@ -147,14 +147,14 @@ final class Daemon: Sendable {
     }
   }
 
-  private func announce() {
+  private func announce(_ tuners: [String]) {
     Memory.giveBackFreed()
     do {
       try Privileges.giveUp(allBut: Privileges.kept)
     } catch {
       log.warning("keeps capabilities that it does not need: \(error)")
     }
-    let names = options.chosenTuners.map { $0.name }.joined(separator: ", ")
+    let names = tuners.joined(separator: ", ")
     let mode = options.dryRun ? "advising (dry run)" : "tuning"
     log.info("bpftune \(Bpftune.version): \(mode) with \(names)")
     ServiceManager.notify("READY=1", "STATUS=\(mode) with \(names)")

@@ -48,6 +48,7 @@ actor Modules {
   /// Directories that are refused, and why.
   private var refused: [String: String] = [:]
   private var watch: DirectoryWatch?
+  private var isStopped = false
   private var nextSource = Hooks.Source.modules.lowerBound
   private let changes: AsyncStream<Void>
   private let change: AsyncStream<Void>.Continuation
@@ -82,6 +83,7 @@ actor Modules {
 
   /// Unloads all of them.
   func stop() async {
+    isStopped = true
     change.finish()
     watch?.close()
     watch = nil
@@ -99,12 +101,12 @@ actor Modules {
     }.sorted { ($0.description.name, $0.path) < ($1.description.name, $1.path) }
   }
 
-  /// Loads one again that was disabled for what it did; whether there was such.
-  func retry(_ name: String) async -> Bool {
+  /// Has one loaded again that was disabled for what it did; whether there was such.
+  func retry(_ name: String) -> Bool {
     let found = entries.first { $0.value.description.name == name && $0.value.trouble != nil }
     guard let path = found?.key else { return false }
     entries[path] = nil
-    await scan()
+    change.yield()
     return true
   }
 
@@ -137,12 +139,15 @@ actor Modules {
       let wasRunning = entries[path]?.running != nil
       await unload(path)
       entries[path] = nil
-      if wasRunning { around.log.notice("\(path) is gone: its tuner is unloaded") }
+      if wasRunning {
+        around.log.notice("\(path) is gone, or not to be trusted: its tuner is unloaded")
+      }
     }
   }
 
   private func look(at path: String, _ name: String, in directory: FileDescriptor) async {
-    guard let identity = ModuleFile.identity(name, in: directory) else { return }
+    guard !isStopped, let identity = ModuleFile.identity(name, in: directory) else { return }
+    let before = entries[path]?.trouble
     if let known = entries[path] {
       guard known.identity != identity else { return }
       if known.running != nil {
@@ -157,6 +162,8 @@ actor Modules {
       try await load(path, name, in: directory, identity)
     } catch {
       entries[path]?.trouble = "\(error)"
+      // While its owner and its mode are being set, each step tells of the same.
+      if error is ModuleFile.Refusal, before == "\(error)" { return }
       around.log.warning("\(path) is not loaded: \(error)")
     }
   }
@@ -180,6 +187,7 @@ actor Modules {
       pump.forget(source)
       throw error
     }
+    guard !isStopped else { return await module.host.end() }
     let description = TunerDescription(
       name: module.module.name, tunables: module.module.tunables)
     for tunable in description.tunables {

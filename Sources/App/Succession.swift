@@ -49,7 +49,9 @@ extension Supervisor {
   /// From before a restart of the machine: raises at once what had to be raised
   /// then, where the kernel begins with the same value as it did then.
   func startWarm() async {
-    for holding in await around.journal.takeLearned(by: Set(policies.map { $0.name })) {
+    for holding in await around.journal.takeLearned(
+      by: Set(policies.map { $0.name } + modules.keys))
+    {
       let words = "learned before the restart"
       let why = holding.scenario == words ? holding.reason : "\(words): \(holding.reason)"
       let adjustment = Adjustment(

@@ -16,7 +16,7 @@ actor Supervisor: NamespaceProvider {
   private(set) var namespaces: [NamespaceID: NetworkNamespace] = [:]
   private(set) var tuners: [any AnyTuner] = []
   /// Tuners from outside, by name.
-  private var modules: [String: ModuleTuner] = [:]
+  private(set) var modules: [String: ModuleTuner] = [:]
   private var watch: SysctlWatch?
   /// Unbounded, since what is in it exists already.
   private let spawned: AsyncStream<NetworkNamespace>
@@ -49,7 +49,8 @@ actor Supervisor: NamespaceProvider {
   func run(
     hooks: Hooks, tunerEvents: [AsyncStream<KernelEvent>],
     sysctlEvents: AsyncStream<KernelEvent>, namespaceEvents: AsyncStream<KernelEvent>,
-    losses: AsyncStream<EventPump.Losses>, modules: Modules, ready: @Sendable () -> Void
+    losses: AsyncStream<EventPump.Losses>, modules: Modules,
+    ready: @Sendable (_ tuners: [String]) -> Void
   ) async {
     let watch = SysctlWatch(
       tuners: policies.map { $0.description }, loop: around.loop, namespaces: self,
@@ -66,7 +67,7 @@ actor Supervisor: NamespaceProvider {
     await modules.start()
     await takeUp()
     await startWarm()
-    ready()
+    ready(policies.map { $0.name } + self.modules.keys.sorted())
 
     await withDiscardingTaskGroup { group in
       group.addTask { await watch.run(sysctlEvents) }

@@ -74,7 +74,10 @@ int bpftune_module_reap(int pidfd)
 {
 	siginfo_t info = { .si_pid = 0 };
 
-	if (waitid(P_PIDFD, pidfd, &info, WEXITED | WNOHANG) || !info.si_pid)
+	/* Whoever starts the daemon may have it ignore SIGCHLD: nothing is known then. */
+	if (waitid(P_PIDFD, pidfd, &info, WEXITED | WNOHANG))
+		return errno == EINTR ? -1 : 0;
+	if (!info.si_pid)
 		return -1;
 	return info.si_code == CLD_EXITED ? info.si_status << 8 : info.si_status;
 }

@@ -146,7 +146,10 @@ public actor ModuleHost {
     _ what: String, within patience: Duration, _ packet: (UInt32) -> [UInt8]?
   ) async throws(Failure) -> [Answer] {
     while isBusy { await withCheckedContinuation { turns.append($0) } }
-    if let failure { throw failure }
+    if let failure {
+      wakeNext()
+      throw failure
+    }
     isBusy = true
     let number = calls
     calls &+= 1
@@ -166,8 +169,12 @@ public actor ModuleHost {
       }
     }
     isBusy = false
-    if !turns.isEmpty { turns.removeFirst().resume() }
+    wakeNext()
     return try result.get()
+  }
+
+  private func wakeNext() {
+    if !turns.isEmpty { turns.removeFirst().resume() }
   }
 
   private func finish(_ result: Result<[Answer], Failure>) {

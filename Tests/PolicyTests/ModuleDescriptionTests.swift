@@ -71,7 +71,7 @@ final class ModuleDescriptionTests: XCTestCase {
           $0.tunables.1 = $0.tunables.0
         }
       ),
-      ("no program tells", { $0.signals.0.programs.0.bytes.0 = 0 }),
+      ("no program tells", { $0.signals.0.programs.0.0 = 0 }),
       ("0 bytes", { $0.object_size = 0 }),
       ("bytes", { $0.object_size = 5 << 20 }),
       (
@@ -90,9 +90,9 @@ final class ModuleDescriptionTests: XCTestCase {
     }
   }
 
-  func testItsLengthHasToBeRight() {
+  func testItsLengthHasToBeRight() throws {
     var said = proper()
-    withUnsafeBytes(of: &said) { bytes in
+    try withUnsafeBytes(of: &said) { bytes in
       for count in [0, 1, 8, bytes.count - 1] {
         XCTAssertThrowsError(
           try ModuleDescription(UnsafeRawBufferPointer(rebasing: bytes[..<count])))

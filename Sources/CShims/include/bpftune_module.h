@@ -137,7 +137,10 @@ _Static_assert(sizeof(struct bpftune_said_score) == 16, "score layout");
  */
 int bpftune_module_start(const char *host, int module, pid_t *pid, int *pidfd);
 
-/* How the child ended: as waitpid(2) has it; -1 while it has not. */
+/*
+ * How the child ended: as waitpid(2) has it, 0 also where that cannot be told; -1
+ * while it has not.
+ */
 int bpftune_module_reap(int pidfd);
 
 #endif
