@@ -12,6 +12,7 @@
 
 /* include/uapi/linux/neighbour.h */
 #define NUD_NONE 0x00
+#define NUD_INCOMPLETE 0x01
 #define NUD_REACHABLE 0x02
 #define NUD_STALE 0x04
 #define NUD_DELAY 0x08
@@ -68,9 +69,27 @@ struct net_device {
 	struct in_device *ip_ptr;
 };
 
+/* include/linux/skbuff.h */
+struct sk_buff {
+	unsigned int truesize;
+};
+
+struct sk_buff_head {
+	struct sk_buff *prev;	/* the last one */
+	__u32 qlen;
+};
+
 /* include/net/neighbour.h */
+struct neigh_parms {
+	int data[14];		/* 13 before 6.0 */
+};
+
 struct neighbour {
 	struct neigh_table *tbl;
+	struct neigh_parms *parms;
+	unsigned long updated;
+	unsigned int arp_queue_len_bytes;
+	struct sk_buff_head arp_queue;
 	__u8 nud_state;
 	struct net_device *dev;
 	__u8 primary_key[0];
@@ -85,6 +104,7 @@ enum neigh_scenario {
 	NEIGH_CHURN = 3,
 	NEIGH_UNSOLICITED = 4,
 	NEIGH_PROBES = 5,
+	NEIGH_WAITED = 6,	/* packets were lost while an address was asked for */
 };
 
 /* Mirrored by Neigh.Value in Sources/Tuners/Neigh.swift. */
@@ -98,11 +118,13 @@ enum neigh_value {
 	NEIGH_RATE,		/* entries added a second, lately */
 	NEIGH_REFUSED,		/* entries refused, since the program was loaded */
 	NEIGH_NEED,		/* addresses in the prefixes of the device */
-	NEIGH_COUNT,		/* entries made again, learned unasked for, probed */
-	NEIGH_AWAY,		/* milliseconds that one was away, at most */
+	NEIGH_COUNT,		/* entries made again, learned unasked for, probed; packets lost */
+	NEIGH_AWAY,		/* milliseconds that one was away, at most; or its queue full */
 	NEIGH_ACCEPTS,		/* arp_accept is on */
 	NEIGH_NAME_LOW,		/* name of the device */
 	NEIGH_NAME_HIGH,
+	NEIGH_QUEUE,		/* bytes that may wait for the address of one neighbour */
+	NEIGH_LOST,		/* bytes that were lost, with what describes the packets */
 };
 
 EXPORT_ENUM(neigh_scenario);
@@ -112,8 +134,9 @@ EXPORT_ENUM(neigh_value);
 struct table_state {
 	__u64 table;		/* address of its struct neigh_table */
 	__u64 evicted_ns;	/* when one was evicted last */
+	__u64 full_ns;		/* when a packet found a queue full last */
 	/* Every CPU reads those above for each entry: the rest in lines of its own. */
-	__u64 apart[14];
+	__u64 apart[13];
 	__u64 mark_ns;		/* when it had mark_entries */
 	__s32 mark_entries;
 	__u32 reserved;
@@ -158,6 +181,23 @@ struct {
 	__type(key, __u64);
 	__type(value, struct pace);
 } neigh_paces SEC(".maps");
+
+/* What the queue of a neighbour lost since its address is asked for. */
+struct waiting {
+	__u64 updated;		/* jiffies: which time of asking */
+	__u64 since_ns;		/* when the queue was full first */
+	__u64 bytes;
+	__u32 packets;		/* lost so far */
+	__u32 queued;		/* when it was looked at last */
+};
+
+/* By the address of the struct neighbour. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 1024);
+	__type(key, __u64);
+	__type(value, struct waiting);
+} neigh_waits SEC(".maps");
 
 static __always_inline struct table_state *state_of(int family)
 {
@@ -410,6 +450,101 @@ static __always_inline void report_pace(struct neighbour *n, enum neigh_scenario
 }
 
 /*
+ * The bytes that may wait for one address: unres_qlen_bytes. The kernel's
+ * index of it has no name that the program could ask for; four others follow
+ * it in every kernel (include/net/neighbour.h).
+ */
+static __always_inline __u32 queue_limit(struct neigh_parms *parms)
+{
+	__u32 index = bpf_core_field_size(parms->data) / sizeof(int) - 5;
+	int limit = 0;
+
+	bpf_core_read(&limit, sizeof(limit), &parms->data[index & 15]);
+	return limit;
+}
+
+/*
+ * A packet waits for an address that is being asked for. When the queue has no
+ * room for the next like it, the kernel drops the oldest then; so from one
+ * look to the next, what is not there any more was lost. Seldom run: not for a
+ * neighbour whose address is known.
+ */
+SEC("tp_btf/neigh_event_send_done")
+int BPF_PROG(neigh_wait, struct neighbour *n, int rc)
+{
+	__u32 queued = n->arp_queue.qlen, held = n->arp_queue_len_bytes, size;
+	struct waiting first = {}, *wait;
+	struct table_state *state;
+	__u64 key = (__u64)n;
+
+	if (!rc || n->nud_state != NUD_INCOMPLETE || !queued)
+		return 0;
+	size = BPF_CORE_READ(n, arp_queue.prev, truesize);
+	if (held + size <= queue_limit(n->parms))
+		return 0;
+	state = state_of(n->tbl->family);
+	if (!state)
+		return 0;
+	first.since_ns = bpf_ktime_get_ns();
+	state->full_ns = first.since_ns;
+	wait = bpf_map_lookup_elem(&neigh_waits, &key);
+	if (!wait || wait->updated != n->updated) {
+		first.updated = n->updated;
+		first.queued = queued;
+		bpf_map_update_elem(&neigh_waits, &key, &first, BPF_ANY);
+		return 0;
+	}
+	if (wait->queued + 1 > queued) {
+		wait->packets += wait->queued + 1 - queued;
+		wait->bytes += (wait->queued + 1 - queued) * size;
+	}
+	wait->queued = queued;
+	return 0;
+}
+
+/* So many lost packets are worth a report. */
+#define LOST_MANY 8
+/* An address is asked for no longer than that. */
+#define WAIT_MEMORY (60 * NSEC_PER_SEC)
+
+/* The address was found: what was lost meanwhile would have arrived. */
+static __always_inline void waited(struct neighbour *n, struct table_state *state, int family)
+{
+	struct bpftune_event event;
+	struct waiting *wait;
+	__u64 key = (__u64)n, now, cookie;
+	__u32 limit;
+
+	now = bpf_ktime_get_ns();
+	if (now - state->full_ns > WAIT_MEMORY) {
+		state->full_ns = 0;
+		return;
+	}
+	wait = bpf_map_lookup_elem(&neigh_waits, &key);
+	if (!wait)
+		return;
+	if (wait->updated == n->updated && wait->packets >= LOST_MANY) {
+		limit = queue_limit(n->parms);
+		__builtin_memset(&event, 0, sizeof(event));
+		fill_header(&event.header, BPF_CORE_READ(n, dev, nd_net.net), NEIGH_WAITED);
+		cookie = event.header.netns_cookie;
+		event.header.netns_cookie =
+			cookie << 16 ^ n->dev->ifindex << 1 ^ (family == AF_INET6);
+		if (fold(&event.header, limit)) {
+			event.header.netns_cookie = cookie;
+			fill_table(&event, n->tbl, state);
+			fill_device(&event, n->dev, family);
+			event.values[NEIGH_COUNT] = wait->packets;
+			event.values[NEIGH_AWAY] = (now - wait->since_ns) / NSEC_PER_MSEC;
+			event.values[NEIGH_QUEUE] = limit;
+			event.values[NEIGH_LOST] = wait->bytes;
+			emit(&event, sizeof(event));
+		}
+	}
+	bpf_map_delete_elem(&neigh_waits, &key);
+}
+
+/*
  * An entry whose address was found may be one that was evicted shortly before.
  * A new entry that becomes stale at once was learned from ARP that nobody here
  * had asked for: with arp_accept from gratuitous ARP, without it only from
@@ -429,6 +564,8 @@ int BPF_PROG(neigh_learn, struct neighbour *n, const __u8 *lladdr, __u8 new, __u
 		state = state_of(family);
 		if (state && state->evicted_ns)
 			made_again(n, state, family);
+		if (state && state->full_ns && n->nud_state == NUD_INCOMPLETE)
+			waited(n, state, family);
 	}
 	if (nlmsg_pid)
 		return 0;
