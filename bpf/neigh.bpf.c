@@ -133,18 +133,14 @@ EXPORT_ENUM(neigh_value);
 /* What is known of a table. */
 struct table_state {
 	__u64 table;		/* address of its struct neigh_table */
-	__u64 evicted_ns;	/* when one was evicted last */
-	__u64 full_ns;		/* when a packet found a queue full last */
-	/* Every CPU reads those above for each entry: the rest in lines of its own. */
-	__u64 apart[13];
 	__u64 mark_ns;		/* when it had mark_entries */
-	__s32 mark_entries;
-	__u32 reserved;
+	__s64 mark_entries;
 	__u64 rate;		/* entries a second, between the last two marks */
 	__u64 refused;
 	__u64 churn_ns;		/* start of the window that is counted */
 	__u64 churned;		/* entries made again in it */
 	__u64 away_ns;		/* the longest that one of them was away */
+	__u64 apart[8];		/* the other table's in lines of its own */
 };
 
 /* 0 for ARP, 1 for neighbour discovery. */
@@ -154,6 +150,32 @@ struct {
 	__type(key, __u32);
 	__type(value, struct table_state);
 } neigh_tables SEC(".maps");
+
+/* Entries that this CPU has added to each table. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 2);
+	__type(key, __u32);
+	__type(value, __u64);
+} neigh_added SEC(".maps");
+
+/*
+ * Whether there is anything to remember. Every CPU reads it for each entry, so
+ * it is written seldom, and nothing that is written often stands near it.
+ */
+struct recent {
+	__u64 before[16];
+	__u64 evicted_ns;	/* when an entry was evicted last, to a second */
+	__u64 full_ns;		/* when a packet found a queue full, to a second */
+	__u64 behind[16];
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct recent);
+} neigh_recent SEC(".maps");
 
 struct neigh_key {
 	__u64 table;
@@ -208,6 +230,13 @@ static __always_inline struct table_state *state_of(int family)
 	return bpf_map_lookup_elem(&neigh_tables, &index);
 }
 
+static __always_inline struct recent *recent_things(void)
+{
+	__u32 zero = 0;
+
+	return bpf_map_lookup_elem(&neigh_recent, &zero);
+}
+
 /* Addresses in the prefixes of the device: how many neighbours it may have. */
 static __always_inline __s64 need(struct net_device *dev, int family)
 {
@@ -239,6 +268,7 @@ static __always_inline void fill_table(struct bpftune_event *event, struct neigh
 	event->values[NEIGH_THRESH3] = BPF_CORE_READ(tbl, gc_thresh3);
 	event->values[NEIGH_RATE] = state->rate;
 	event->values[NEIGH_REFUSED] = state->refused;
+	state->table = (__u64)tbl;	/* for the reports on request */
 }
 
 static __always_inline void fill_device(struct bpftune_event *event, struct net_device *dev,
@@ -262,7 +292,7 @@ static __always_inline bool fold_by_table(struct bpftune_event_header *header, i
 	return send;
 }
 
-/* How many entries are added between two looks at the rate. */
+/* How many entries are added, at least, between two looks at the rate. */
 #define MARK 16
 /* What user space is given to answer in, before the table is full. */
 #define ANSWER (20 * NSEC_PER_MSEC)
@@ -275,15 +305,14 @@ static __always_inline bool fold_by_table(struct bpftune_event_header *header, i
 static __always_inline bool filling(struct table_state *state, __s64 entries, __s64 soft,
 				    __s64 hard)
 {
-	__s64 more;
+	__s64 more = entries - state->mark_entries;
 	__u64 now;
 
 	if (entries >= (soft < hard ? soft : hard) * 3 / 4)
 		return true;
-	if (entries % MARK)
+	if (more >= 0 && more < MARK)
 		return false;
 	now = bpf_ktime_get_ns();
-	more = entries - state->mark_entries;
 	state->rate = more > 0 && now > state->mark_ns
 			      ? more * NSEC_PER_SEC / (now - state->mark_ns) : 0;
 	state->mark_entries = entries;
@@ -293,23 +322,50 @@ static __always_inline bool filling(struct table_state *state, __s64 entries, __
 	return (hard - entries) * NSEC_PER_SEC / state->rate < ANSWER;
 }
 
+/*
+ * Whether this CPU looks at the table: the number of entries stands beside the
+ * lock of the table, which other CPUs wait for, and to read it costs them more
+ * than all else here. With 128 CPUs, half of a table could come between two
+ * looks, and there is a look at three eighths of it.
+ */
+#define LOOKS 256
+#define SELDOM 64
+
+static __always_inline bool looks(__u32 family, int hard)
+{
+	__u32 index = family == AF_INET6, interval = hard / LOOKS;
+	__u64 *added = bpf_map_lookup_elem(&neigh_added, &index);
+
+	if (!added || interval < 2)
+		return true;
+	if (interval > SELDOM)
+		interval = SELDOM;
+	if (++*added < interval)
+		return false;
+	*added = 0;
+	return true;
+}
+
 /* Usable again soon after it was evicted: counted, and reported when many are. */
 #define CHURN_WINDOW (10 * NSEC_PER_SEC)
 #define CHURN_MEMORY (60 * NSEC_PER_SEC)
 #define CHURN_MANY 64
 
-static __always_inline void made_again(struct neighbour *n, struct table_state *state, int family)
+static __always_inline void made_again(struct neighbour *n, struct recent *recent, int family)
 {
+	struct table_state *state = state_of(family);
 	struct neigh_key key = { .table = (__u64)n->tbl, .device = (__u64)n->dev };
 	struct bpftune_event event;
 	__u64 now, *evicted, away;
 	__u64 cookie;
 
 	now = bpf_ktime_get_ns();
-	if (now - state->evicted_ns > CHURN_MEMORY) {
-		state->evicted_ns = 0;
+	if (now - recent->evicted_ns > CHURN_MEMORY + NSEC_PER_SEC) {
+		recent->evicted_ns = 0;
 		return;
 	}
+	if (!state)
+		return;
 	bpf_probe_read_kernel(key.address, family == AF_INET6 ? 16 : 4, &n->primary_key);
 	evicted = bpf_map_lookup_elem(&neigh_evicted, &key);
 	if (!evicted)
@@ -350,21 +406,24 @@ SEC("tp_btf/neigh_create")
 int BPF_PROG(neigh_create, struct neigh_table *tbl, struct net_device *dev, const void *pkey,
 	     const struct neighbour *n, bool exempt_from_gc)
 {
-	int family = tbl->family, soft = tbl->gc_thresh2, hard = tbl->gc_thresh3;
-	struct table_state *state = state_of(family);
-	__s64 entries = tbl->gc_entries.counter;
+	int family, soft, hard = tbl->gc_thresh3;
+	struct table_state *state;
 	struct bpftune_event event;
+	__s64 entries;
 
-	if (!state)
-		return 0;
-	/* Written once: every CPU reads this line for each entry. */
-	if (!state->table)
-		state->table = (__u64)tbl;
-	/* Held against no threshold. */
+	/* Those are held against no threshold. */
 	if (exempt_from_gc)
 		return 0;
-	if (entries >= hard)
-		__sync_fetch_and_add(&state->refused, !n);
+	family = tbl->family;
+	if (n && !looks(family, hard))
+		return 0;
+	state = state_of(family);
+	if (!state)
+		return 0;
+	soft = tbl->gc_thresh2;
+	entries = tbl->gc_entries.counter;
+	if (!n && entries >= hard)
+		__sync_fetch_and_add(&state->refused, 1);
 	if (!filling(state, entries, soft, hard))
 		return 0;
 
@@ -383,17 +442,20 @@ int BPF_PROG(neigh_create, struct neigh_table *tbl, struct net_device *dev, cons
 SEC("tp_btf/neigh_cleanup_and_release")
 int BPF_PROG(neigh_evict, struct neighbour *n, int rc)
 {
-	int family = n->tbl->family;
-	struct table_state *state = state_of(family);
 	struct neigh_key key = { .table = (__u64)n->tbl, .device = (__u64)n->dev };
+	struct recent *recent = recent_things();
+	int family = n->tbl->family;
 	__u64 now;
 
-	if (!state || !(n->nud_state & NUD_USABLE))
+	if (!recent || !(n->nud_state & NUD_USABLE))
+		return 0;
+	if (family != AF_INET && family != AF_INET6)
 		return 0;
 	if (!(n->dev->flags & IFF_UP) || n->dev->state & LINK_STATE_NOCARRIER)
 		return 0;
 	now = bpf_ktime_get_ns();
-	state->evicted_ns = now;
+	if (now - recent->evicted_ns > NSEC_PER_SEC)
+		recent->evicted_ns = now;
 	bpf_probe_read_kernel(key.address, family == AF_INET6 ? 16 : 4, &n->primary_key);
 	bpf_map_update_elem(&neigh_evicted, &key, &now, BPF_ANY);
 	return 0;
@@ -473,8 +535,8 @@ SEC("tp_btf/neigh_event_send_done")
 int BPF_PROG(neigh_wait, struct neighbour *n, int rc)
 {
 	__u32 queued = n->arp_queue.qlen, held = n->arp_queue_len_bytes, size;
+	struct recent *recent = recent_things();
 	struct waiting first = {}, *wait;
-	struct table_state *state;
 	__u64 key = (__u64)n;
 
 	if (!rc || n->nud_state != NUD_INCOMPLETE || !queued)
@@ -482,11 +544,11 @@ int BPF_PROG(neigh_wait, struct neighbour *n, int rc)
 	size = BPF_CORE_READ(n, arp_queue.prev, truesize);
 	if (held + size <= queue_limit(n->parms))
 		return 0;
-	state = state_of(n->tbl->family);
-	if (!state)
+	if (!recent)
 		return 0;
 	first.since_ns = bpf_ktime_get_ns();
-	state->full_ns = first.since_ns;
+	if (first.since_ns - recent->full_ns > NSEC_PER_SEC)
+		recent->full_ns = first.since_ns;
 	wait = bpf_map_lookup_elem(&neigh_waits, &key);
 	if (!wait || wait->updated != n->updated) {
 		first.updated = n->updated;
@@ -508,20 +570,21 @@ int BPF_PROG(neigh_wait, struct neighbour *n, int rc)
 #define WAIT_MEMORY (60 * NSEC_PER_SEC)
 
 /* The address was found: what was lost meanwhile would have arrived. */
-static __always_inline void waited(struct neighbour *n, struct table_state *state, int family)
+static __always_inline void waited(struct neighbour *n, struct recent *recent, int family)
 {
+	struct table_state *state = state_of(family);
 	struct bpftune_event event;
 	struct waiting *wait;
 	__u64 key = (__u64)n, now, cookie;
 	__u32 limit;
 
 	now = bpf_ktime_get_ns();
-	if (now - state->full_ns > WAIT_MEMORY) {
-		state->full_ns = 0;
+	if (now - recent->full_ns > WAIT_MEMORY) {
+		recent->full_ns = 0;
 		return;
 	}
 	wait = bpf_map_lookup_elem(&neigh_waits, &key);
-	if (!wait)
+	if (!wait || !state)
 		return;
 	if (wait->updated == n->updated && wait->packets >= LOST_MANY) {
 		limit = queue_limit(n->parms);
@@ -555,17 +618,17 @@ SEC("tp_btf/neigh_update")
 int BPF_PROG(neigh_learn, struct neighbour *n, const __u8 *lladdr, __u8 new, __u32 flags,
 	     __u32 nlmsg_pid)
 {
-	struct table_state *state;
+	struct recent *recent = recent_things();
 	int family;
 	__u64 count;
 
-	if (new & NUD_USABLE && !(n->nud_state & NUD_USABLE)) {
+	if (recent && (recent->evicted_ns || recent->full_ns) && new & NUD_USABLE &&
+	    !(n->nud_state & NUD_USABLE)) {
 		family = n->tbl->family;
-		state = state_of(family);
-		if (state && state->evicted_ns)
-			made_again(n, state, family);
-		if (state && state->full_ns && n->nud_state == NUD_INCOMPLETE)
-			waited(n, state, family);
+		if (recent->evicted_ns)
+			made_again(n, recent, family);
+		if (recent->full_ns && n->nud_state == NUD_INCOMPLETE)
+			waited(n, recent, family);
 	}
 	if (nlmsg_pid)
 		return 0;
