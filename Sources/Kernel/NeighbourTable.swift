@@ -16,7 +16,7 @@ public enum NeighbourTable: String, CaseIterable, Sendable {
     public var forcedCollections: Int64
     /// `table_fulls`: entries that were refused.
     public var refused: Int64
-    /// `unres_discards`: packets that were dropped since too many waited for an
+    /// `unresolved_discards`: packets that were dropped since too many waited for an
     /// address.
     public var discarded: Int64
 
@@ -30,7 +30,7 @@ public enum NeighbourTable: String, CaseIterable, Sendable {
   /// From /proc/net/stat, which only the init namespace has; nil elsewhere.
   public func counts() -> Counts? {
     let sums = NamespaceCounters.perProcessor(
-      rawValue, ["forced_gc_runs", "table_fulls", "unres_discards"])
+      rawValue, ["forced_gc_runs", "table_fulls", "unresolved_discards"])
     guard sums.count == 3 else { return nil }
     return Counts(forcedCollections: sums[0], refused: sums[1], discarded: sums[2])
   }

@@ -124,12 +124,13 @@ struct BridgedPair {
     close(try await send(count) { _ in 40_000 })
   }
 
-  /// Whether the bridge forwards what is for the network.
+  /// Whether the network's port belongs to the bridge.
   private func forward(_ forwards: Bool) async throws {
-    // ip link set dev p-n0 type bridge_slave state [0: disabled, 3: forwarding]
-    try await execute(
-      "ip", "link", "set", "dev", "p-n0", "type", "bridge_slave", "state", forwards ? "3" : "0",
-      netns: bridge.name)
+    if forwards {
+      try await execute("ip", "link", "set", "p-n0", "master", "br0", netns: bridge.name)
+    } else {
+      try await execute("ip", "link", "set", "p-n0", "nomaster", netns: bridge.name)
+    }
   }
 
   /// A socket that has sent so many datagrams, each with its number.

@@ -7,7 +7,7 @@ final class NeighQueueTests: IntegrationTestCase {
   private static let queue = "net.ipv4.neigh.h0/7.unres_qlen_bytes"
   private static let count = 1500
 
-  private func discarded() throws -> Int { try Neighbours.counter("unres_discards") }
+  private func discarded() throws -> Int { try Neighbours.counter("unresolved_discards") }
 
   /// The network cannot be reached for a moment: what is sent meanwhile waits, and
   /// arrives if there is room for it.
