@@ -41,8 +41,10 @@ static const char names[ARM_SLOTS][CA_NAME] = {
 /* Within an array of ARM_SLOTS, whatever the compiler thinks it knows. */
 static __always_inline __u64 slot(__u64 arm)
 {
+#ifdef __bpf__
 	asm volatile("%0 &= 7" : "+r"(arm));
-	return arm;
+#endif
+	return arm & (ARM_SLOTS - 1);
 }
 
 static __always_inline struct tcp_conn_record *record_of(struct tcp_conn_path *path, __u32 arm)
