@@ -186,7 +186,7 @@ static __always_inline void send_limited(struct tcp_sock *tp, struct net *net)
 /*
  * Sockets whose queue was long when the kernel measured: in this round trip,
  * until it is known whether the reader gets to its end. By a part of their
- * address; of two with the same, the later counts.
+ * ports; of two with the same, the later counts.
  */
 #define LATE_READERS 256
 
@@ -199,7 +199,8 @@ struct {
 
 static __always_inline __u64 *late_reader(struct sock *sk)
 {
-	__u32 slot = (__u64)sk >> 6 & (LATE_READERS - 1);
+	__u32 slot = (FIELD(sk, __sk_common.skc_num) ^ FIELD(sk, __sk_common.skc_dport)) &
+		     (LATE_READERS - 1);
 
 	return bpf_map_lookup_elem(&tcp_late_readers, &slot);
 }

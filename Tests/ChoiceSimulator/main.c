@@ -97,7 +97,7 @@ static void sample(const struct model *model, struct tcp_conn_path *path, struct
 {
 	const struct share *share = &model->arms[conn->arm];
 	double bytes = about(share->rate, model->noise) * 1000 / 8 * 0.15;
-	__u32 segments = bytes / 1448, i;
+	__u32 segments = bytes / 1448;
 
 	conn->rounds = 6;
 	conn->sample_ns = 150 * NSEC_PER_MSEC;
@@ -106,8 +106,8 @@ static void sample(const struct model *model, struct tcp_conn_path *path, struct
 	if (conn->sample_rtt < 6ULL * model->min_rtt)
 		conn->sample_rtt = 6 * model->min_rtt;
 	conn->sample_segments = segments;
-	for (i = 0; i < segments; i++)
-		conn->sample_retransmitted += uniform() * MILLION < share->loss;
+	conn->sample_retransmitted =
+		about((double)segments * share->loss / MILLION, 50) + uniform();
 	path->segments += segments;
 	path->retransmitted += conn->sample_retransmitted;
 	path->marked += (__u64)segments * model->marked / MILLION;
