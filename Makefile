@@ -39,6 +39,7 @@ test-long: deps
 
 ## build: the release executable, .build/release/bpftune
 build: deps
+	$(SWIFT) build $(RELEASE) --product bpftune-module-host
 	$(SWIFT) build $(RELEASE) --product bpftune
 
 ## install: all that belongs to the service, below DESTDIR and PREFIX
@@ -101,7 +102,8 @@ test-bare:
 ## lint: formatting, man pages, shell scripts
 lint: deps
 	$(SWIFT) format lint --strict --recursive Sources Tests Plugins Package.swift
-	mandoc -T lint -W warning man/*.[58]
+	mandoc -T lint -W warning man/*.[358]
+	shellcheck Samples/build Tests/Modules/build
 	shellcheck .ci/run scripts/deps scripts/new-tuner scripts/check-new-tuner \
 		Tests/vm/run Tests/vm/init Tests/vm/suite Tests/vm/kernels
 	shellcheck packaging/install packaging/tarball packaging/sign packaging/deb/build \

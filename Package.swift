@@ -47,6 +47,14 @@ let package = Package(
         .linkedLibrary("nl-3"), .linkedLibrary("nl-route-3"), .linkedLibrary("sqlite3"),
       ]),
 
+    // Runs one tuner from outside; started by the daemon for each.
+    .executableTarget(
+      name: "bpftune-module-host", path: "Sources/ModuleHost",
+      cSettings: [
+        .headerSearchPath("../CShims/include"),
+        .unsafeFlags(["-Wall", "-Wextra", "-Werror", "-O2"]),
+      ]),
+
     // At build time: bpf/*.bpf.c -> object -> Swift source in Kernel.
     .plugin(name: "EmbedBPFObjects", capability: .buildTool(), dependencies: ["EmbedBPF"]),
     .executableTarget(name: "EmbedBPF", swiftSettings: swiftSettings),
@@ -63,7 +71,10 @@ let package = Package(
     // What the integration tests and the benchmarks share.
     .target(
       name: "TestSupport", dependencies: ["CShims", "Kernel"], path: "Tests/Support",
-      swiftSettings: swiftSettings),
+      swiftSettings: swiftSettings,
+      plugins: ["BuildModules"]),
+    // Samples/ and Tests/Modules: tuners as shared objects, built by their script.
+    .plugin(name: "BuildModules", capability: .buildTool()),
     .executableTarget(
       name: "bpftune-bench",
       dependencies: [
