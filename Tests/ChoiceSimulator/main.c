@@ -33,6 +33,10 @@ static const struct model models[] = {
 	{ "lossy", 100000, 30, 0,
 	  { [ARM_BBR] = { 90000, 101000, 20000 }, [ARM_CUBIC] = { 2600, 100500, 20000 },
 	    [ARM_HTCP] = { 3000, 100500, 20000 } } },
+	/* Short connections over a long path: some samples are all of slow start. */
+	{ "uneven", 100000, 98, 0,
+	  { [ARM_BBR] = { 35000, 101000, 20000 }, [ARM_CUBIC] = { 2600, 100500, 20000 },
+	    [ARM_HTCP] = { 3000, 100500, 20000 } } },
 	/* Lossy, but nothing does better than the default. */
 	{ "equal", 20000, 30, 0,
 	  { [ARM_BBR] = { 50000, 22000, 2000 }, [ARM_CUBIC] = { 50000, 22000, 2000 },

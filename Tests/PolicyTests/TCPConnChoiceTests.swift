@@ -33,7 +33,9 @@ final class TCPConnChoiceTests: XCTestCase {
   }
 
   func testWhatIsBetterIsFoundWithinTheHour() async throws {
-    for (path, best) in [("lossy", "bbr"), ("queue", "bbr"), ("marks", "dctcp")] {
+    for (path, best) in [
+      ("lossy", "bbr"), ("uneven", "bbr"), ("queue", "bbr"), ("marks", "dctcp"),
+    ] {
       for seed in 1...4 {
         let day = try await day(path, seed: seed)
         XCTAssertEqual(day.chosen, best, path)
@@ -44,7 +46,7 @@ final class TCPConnChoiceTests: XCTestCase {
 
   /// Also where there is nothing between two algorithms but noise.
   func testASteadyPathIsSwitchedAtMostOnceAnHour() async throws {
-    for path in ["lossy", "equal", "nearly", "queue", "marks"] {
+    for path in ["lossy", "uneven", "equal", "nearly", "queue", "marks"] {
       for seed in 1...4 {
         let day = try await day(path, seed: seed)
         XCTAssertLessThanOrEqual(day.switches, Self.hours - 1, path)
