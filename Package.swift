@@ -71,7 +71,7 @@ let package = Package(
     .executableTarget(name: "EmbedBPF", swiftSettings: swiftSettings),
 
     .testTarget(
-      name: "PolicyTests", dependencies: ["Tuners", "State", "Kernel", "CShims"],
+      name: "PolicyTests", dependencies: ["TestSupport", "Tuners", "State", "Kernel", "CShims"],
       swiftSettings: swiftSettings),
     .testTarget(
       name: "IntegrationTests",
@@ -110,6 +110,15 @@ let package = Package(
     .executableTarget(
       name: "tcp-load", path: "Tests/TCPLoad",
       cSettings: [.unsafeFlags(["-Wall", "-Wextra", "-Werror", "-O2"])]),
+    // The choice of tcp-conn with a clock of its own: a day in a moment.
+    .executableTarget(
+      name: "choice-simulator", path: "Tests/ChoiceSimulator",
+      cSettings: [
+        .headerSearchPath("kernel"), .headerSearchPath("../../bpf"),
+        .headerSearchPath("../../Sources/CShims/include"),
+        // Type information for the kernel means nothing here.
+        .unsafeFlags(["-Wall", "-Wextra", "-Werror", "-Wno-unknown-attributes", "-O2"]),
+      ]),
     // Sends packets as fast as the kernel takes them.
     .executableTarget(
       name: "packet-sender", path: "Tests/PacketSender",
