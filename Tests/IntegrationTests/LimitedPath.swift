@@ -8,7 +8,7 @@ extension IntegrationTestCase {
 
   /// A path whose left side is held back by a small send buffer.
   func limitedPath() async throws -> Path {
-    let path = try await Path(delay: 10)
+    let path = try await Path(delay: Path.ordinaryDelay)
     try await path.setLargeBuffers()
     try await path.left.set(Self.wmem, "4096 16384 \(Self.sendLimit)")
     return path
@@ -16,7 +16,8 @@ extension IntegrationTestCase {
 
   /// Traffic makes the daemon raise the limit on the left.
   func assertTunes(
-    _ path: Path, seconds: Double = 2, file: StaticString = #filePath, line: UInt = #line
+    _ path: Path, seconds: Double = Guest.isHere ? 6 : 2, file: StaticString = #filePath,
+    line: UInt = #line
   ) async throws {
     let server = try await Iperf.server(in: path.right)
     _ = try await Iperf.run(from: path.left, to: Path.rightAddress.v4, seconds: seconds)
