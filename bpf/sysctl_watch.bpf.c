@@ -48,6 +48,26 @@ struct {
 	__type(value, struct pace);
 } sysctl_paces SEC(".maps");
 
+/*
+ * Writes that found the ring full: the last of each tunable in each namespace, as
+ * the record that would have been sent. User space takes them from here when it
+ * hears of losses.
+ */
+struct missed_key {
+	struct writer writer;
+	struct sysctl_name name;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 1024);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct missed_key);
+	__type(value, struct bpftune_sysctl_event);
+} missed_writes SEC(".maps");
+
+static const struct bpftune_sysctl_event no_write = {};
+
 /* Nobody writes as many by hand, nor does sysctl(8) at boot. */
 #define WRITES_MANY 200
 
@@ -83,11 +103,43 @@ static __always_inline bool is_watched_anywhere(struct bpf_sysctl *ctx)
 	return bpf_map_lookup_elem(&watched_sysctls, &any);
 }
 
+static __always_inline void fill_write(struct bpftune_sysctl_event *event,
+				       struct bpf_sysctl *ctx,
+				       const struct sysctl_name *name)
+{
+	struct task_struct *task = (void *)bpf_get_current_task();
+
+	BPF_CORE_READ_INTO(&event->comm, task, comm);
+	__builtin_memcpy(event->name, name->bytes, sizeof(event->name));
+	bpf_sysctl_get_current_value(ctx, event->old_value, sizeof(event->old_value));
+	bpf_sysctl_get_new_value(ctx, event->new_value, sizeof(event->new_value));
+}
+
+/* Keeps it for later. The loss is counted last: it is what has this looked at. */
+static __always_inline void keep_missed(struct bpf_sysctl *ctx,
+					const struct bpftune_event_header *header,
+					const struct sysctl_name *name)
+{
+	struct bpftune_sysctl_event *event;
+	struct missed_key key = {
+		.writer.netns_cookie = header->netns_cookie,
+		.writer.netns_inode = header->netns_inode,
+		.name = *name,
+	};
+
+	bpf_map_update_elem(&missed_writes, &key, &no_write, BPF_NOEXIST);
+	event = bpf_map_lookup_elem(&missed_writes, &key);
+	if (event) {
+		fill_write(event, ctx, name);
+		event->header = *header;
+	}
+	count_lost();
+}
+
 SEC("cgroup/sysctl")
 int sysctl_watch(struct bpf_sysctl *ctx)
 {
 	struct bpftune_sysctl_event *event;
-	struct task_struct *task = (void *)bpf_get_current_task();
 	struct bpftune_event_header header;
 	struct sysctl_name name = {};
 	__u32 tgid;
@@ -102,6 +154,7 @@ int sysctl_watch(struct bpf_sysctl *ctx)
 	if (tgid == own_tgid)
 		return 1;
 	fill_header(&header, current_net(), SYSCTL_WRITTEN);
+	header.pid = tgid;
 	if (too_many(&header)) {
 		header.scenario = SYSCTL_FLOOD;
 		if (!fold(&header, 0))
@@ -110,16 +163,12 @@ int sysctl_watch(struct bpf_sysctl *ctx)
 
 	event = bpf_ringbuf_reserve(&events, sizeof(*event), 0);
 	if (!event) {
-		count_lost();
+		keep_missed(ctx, &header, &name);
 		return 1;
 	}
 	__builtin_memset(event, 0, sizeof(*event));
 	event->header = header;
-	event->header.pid = tgid;
-	BPF_CORE_READ_INTO(&event->comm, task, comm);
-	__builtin_memcpy(event->name, name.bytes, sizeof(event->name));
-	bpf_sysctl_get_current_value(ctx, event->old_value, sizeof(event->old_value));
-	bpf_sysctl_get_new_value(ctx, event->new_value, sizeof(event->new_value));
+	fill_write(event, ctx, &name);
 	bpf_ringbuf_submit(event, 0);
 	return 1;
 }

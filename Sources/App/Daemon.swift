@@ -83,7 +83,8 @@ final class Daemon: Sendable {
     tunerEvents = chosen.indices.map { [pump] index in
       pump.events(of: Hooks.Source.tuner(index))
     }
-    sysctlEvents = pump.events(of: Hooks.Source.sysctl)
+    // A full ring of them, and what comes while it is emptied.
+    sysctlEvents = pump.events(of: Hooks.Source.sysctl, capacity: 4 * EventPump.streamCapacity)
     namespaceEvents = pump.events(of: Hooks.Source.namespaces)
     hooks = try Hooks(programs: programs, tuners: chosen)
     supervisor = Supervisor(

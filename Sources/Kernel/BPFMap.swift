@@ -8,11 +8,15 @@ public final class BPFMap: Sendable {
   let fd: Int32
 
   init(
-    _ name: String, _ type: bpf_map_type, keySize: Int = 0, valueSize: Int = 0, maxEntries: Int
+    _ name: String, _ type: bpf_map_type, keySize: Int = 0, valueSize: Int = 0, maxEntries: Int,
+    flags: UInt32 = 0
   ) throws(BPFObject.Failure) {
     bpftune_bpf_capture_log()
+    var options = bpf_map_create_opts()
+    options.sz = MemoryLayout<bpf_map_create_opts>.size
+    options.map_flags = flags
     fd = bpf_map_create(
-      type, name, UInt32(keySize), UInt32(valueSize), UInt32(maxEntries), nil)
+      type, name, UInt32(keySize), UInt32(valueSize), UInt32(maxEntries), &options)
     guard fd >= 0 else {
       throw BPFObject.Failure("create map \(name)", errno: Errno(rawValue: -fd))
     }

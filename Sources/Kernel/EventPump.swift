@@ -82,10 +82,12 @@ public final class EventPump: @unchecked Sendable {
     for stream in sources.values { stream.finish() }
   }
 
-  /// The events of one source, from now on.
-  public func events(of source: UInt16) -> AsyncStream<KernelEvent> {
+  /// The events of one source, from now on; so many may wait.
+  public func events(
+    of source: UInt16, capacity: Int = streamCapacity
+  ) -> AsyncStream<KernelEvent> {
     let (stream, continuation) = AsyncStream.makeStream(
-      of: KernelEvent.self, bufferingPolicy: .bufferingNewest(Self.streamCapacity))
+      of: KernelEvent.self, bufferingPolicy: .bufferingNewest(capacity))
     sources[source] = continuation
     gone.remove(source)
     return stream
@@ -113,7 +115,14 @@ public final class EventPump: @unchecked Sendable {
   private func consume() {
     // A negative return is an error of the callback, and it returns none.
     let count = ring_buffer__consume(ring)
-    if count >= Self.fullHouse { counted.ringFull = programs.lostEvents }
+    if count >= Self.fullHouse {
+      let lost = programs.lostEvents
+      if lost > counted.ringFull {
+        counted.ringFull = lost
+        // What nobody may miss was kept beside the ring.
+        for record in programs.takeMissedWrites() { record.withUnsafeBytes { receive($0) } }
+      }
+    }
     if counted != reported {
       reported = counted
       lossReport.yield(counted)

@@ -27,6 +27,7 @@ public final class Programs: @unchecked Sendable {
   private let folds: BPFMap
   private let lost: BPFMap
   private let watchedSysctls: BPFMap
+  private let missedWrites: BPFMap
   private let closedGates: BPFMap
   private let dryRun: Bool
   private let cgroup: CgroupRoot
@@ -66,6 +67,10 @@ public final class Programs: @unchecked Sendable {
       watchedSysctls = try BPFMap(
         "watched_sysctls", BPF_MAP_TYPE_HASH, keySize: Int(BPFTUNE_SYSCTL_NAME), valueSize: 4,
         maxEntries: 512)
+      missedWrites = try BPFMap(
+        "missed_writes", BPF_MAP_TYPE_HASH, keySize: 16 + Int(BPFTUNE_SYSCTL_NAME),
+        valueSize: MemoryLayout<bpftune_sysctl_event>.size, maxEntries: 1024,
+        flags: UInt32(BPF_F_NO_PREALLOC))
       closedGates = try BPFMap(
         "closed_gates", BPF_MAP_TYPE_HASH, keySize: 16, valueSize: 4, maxEntries: 4096)
     } catch {
@@ -84,6 +89,15 @@ public final class Programs: @unchecked Sendable {
 
   /// Events that found the ring buffer full.
   public var lostEvents: UInt64 { lost.sumOverCPUs() }
+
+  /// Records of writes to tunables that found the ring buffer full; each is
+  /// given out once. For a map that is full too there is only the count.
+  func takeMissedWrites() -> [[UInt8]] {
+    // The version comes last: without it, one is being filled in right now.
+    let found = missedWrites.entries().filter { $0.value[0] != 0 || $0.value[1] != 0 }
+    for entry in found { missedWrites.remove(key: entry.key) }
+    return found.map(\.value)
+  }
 
   /// Where tuners may not act, by their names and the sources of their events.
   public func gates(of sources: [String: UInt16]) -> Gates {
@@ -192,7 +206,9 @@ public final class Programs: @unchecked Sendable {
     try object.setConstant("dry_run", to: UInt8(dryRun ? 1 : 0))
     try object.setConstant("override_ports", to: overridePorts)
     for map in [ring, folds, lost] { try object.share(map) }
-    if image == nil { for map in [watchedSysctls, closedGates] { try object.share(map) } }
+    if image == nil {
+      for map in [watchedSysctls, missedWrites, closedGates] { try object.share(map) }
+    }
     for other in loaded[source] ?? [] { try object.shareMaps(of: other) }
     return object
   }

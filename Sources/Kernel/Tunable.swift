@@ -76,6 +76,16 @@ public struct Tunable: Hashable, Sendable {
     return String(device)
   }
 
+  /// Whether people mean it by this: its name, its path, or the last part.
+  public func isCalled(_ text: String) -> Bool {
+    text == name || text == path || name.hasSuffix("." + text)
+  }
+
+  /// A write by netlink is no write to a file: no hook tells of it.
+  public var isWrittenByNetlink: Bool {
+    if case .neighbourTable = means { true } else { false }
+  }
+
   /// Under which name its writes are watched (bpf/sysctl_watch.bpf.c): what
   /// every device has goes by the last part alone.
   var watchedName: String {

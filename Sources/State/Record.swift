@@ -95,6 +95,9 @@ public struct HistoryFilter: Sendable, Equatable {
 
   public enum Namespaces: Sendable, Equatable {
     case all
+    /// That of the daemon, in earlier boots too.
+    case own
+    /// In this boot: another one may have had its numbers before.
     case one(NamespaceID)
     /// By the number that people see.
     case inode(UInt32)
@@ -109,9 +112,13 @@ public struct HistoryFilter: Sendable, Equatable {
     if let before, record.id >= before { return false }
     if !kinds.isEmpty, !kinds.contains(record.kind) { return false }
     if let tuner, record.tuner != tuner { return false }
-    if let tunable, record.tunable != tunable { return false }
+    if let tunable, record.tunable != tunable, !record.tunable.hasSuffix("." + tunable) {
+      return false
+    }
     switch namespace {
     case .all: return true
+    // A record does not say it; the state file and its keeper know.
+    case .own: return false
     case .one(let id): return record.namespace == id
     case .inode(let inode): return record.namespace.inode == inode
     case .named(let name): return record.namespaceName == name

@@ -54,7 +54,9 @@ public final class StateFile {
   }
 
   static let name = "state.db"
-  private static let version: Int64 = 1
+  /// What leads from each version of the file to the next; whoever changes the
+  /// tables adds a step at the end.
+  static let steps = [schema]
 
   public let path: String
   let database: Database
@@ -135,20 +137,30 @@ public final class StateFile {
     guard verdicts == ["ok"] else {
       throw Database.Failure(code: SQLITE_CORRUPT, description: verdicts.first ?? "no verdict")
     }
-    let version = try database.rows("PRAGMA user_version") { $0.integer(0) }.first
-    switch version {
-    case 0:
-      try database.execute("BEGIN;" + schema + "PRAGMA user_version = \(Self.version); COMMIT;")
-    case Self.version: break
-    default:
-      throw Database.Failure(
-        code: SQLITE_CORRUPT, description: "its version is \(version ?? 0), not \(Self.version)")
-    }
+    try upgrade(database, by: steps)
     // A file with other columns fails here, not later.
     _ = try database.rows("SELECT \(holdingColumns) FROM holding LIMIT 1") { _ in 0 }
     _ = try database.rows("SELECT \(holdingColumns) FROM learned LIMIT 1") { _ in 0 }
     _ = try database.rows("SELECT \(recordColumns) FROM record LIMIT 1") { _ in 0 }
     _ = try database.rows("SELECT key, value FROM meta LIMIT 1") { _ in 0 }
+  }
+
+  /// Takes the steps that the file has not seen yet, each as a whole.
+  static func upgrade(_ database: Database, by steps: [String]) throws(Database.Failure) {
+    let version = try database.rows("PRAGMA user_version") { $0.integer(0) }.first ?? 0
+    guard let seen = Int(exactly: version), (0...steps.count).contains(seen) else {
+      throw Database.Failure(
+        code: SQLITE_CORRUPT,
+        description: "its version is \(version), and this bpftune knows \(steps.count)")
+    }
+    for (number, step) in steps.enumerated().dropFirst(seen) {
+      do {
+        try database.execute("BEGIN;" + step + "PRAGMA user_version = \(number + 1); COMMIT;")
+      } catch {
+        try? database.execute("ROLLBACK")
+        throw error
+      }
+    }
   }
 
   private static let holdingColumns =

@@ -40,14 +40,20 @@ extension StateFile {
     if let since = filter.since { require("time >= ?", .integer(since)) }
     if let before = filter.before { require("id < ?", .integer(before)) }
     if let tuner = filter.tuner { require("tuner = ?", .text(tuner)) }
-    if let tunable = filter.tunable { require("tunable = ?", .text(tunable)) }
+    if let tunable = filter.tunable {
+      require(
+        "(tunable = ? OR substr(tunable, -1 - length(?)) = '.' || ?)", .text(tunable),
+        .text(tunable), .text(tunable))
+    }
     if !filter.kinds.isEmpty {
       let kinds = filter.kinds.map { "'\($0.rawValue)'" }.sorted().joined(separator: ",")
       require("kind IN (\(kinds))")
     }
     switch filter.namespace {
     case .all: break
-    case .one(let id): require("cookie = ? AND inode = ?", cookie(id), inode(id))
+    case .own: require("own = 1")
+    case .one(let id):
+      require("cookie = ? AND inode = ? AND boot = ?", cookie(id), inode(id), .text(machine.boot))
     case .inode(let number): require("inode = ?", .integer(Int64(number)))
     case .named(let name): require("name = ?", .text(name))
     }

@@ -58,6 +58,7 @@ extension NetworkNamespace {
       (record, old) = (written, before)
     case .refused(.heldOut(let current)):
       guard folder.admit("held out \(tunable.name)", most: 1) != nil else { return }
+      _ = await title()
       record = await around.journal.note(adjustment, outcome, in: id, name: name, tuner: tuner)
       old = current
     default: return

@@ -57,9 +57,10 @@ public struct Effects: Sendable, Equatable {
     list.append(gain)
   }
 
-  /// Half of them are no more; nil without any.
+  /// Half of them are no more, the lower one of two in the middle; nil without
+  /// any.
   public static func median(_ list: [Double]) -> Double? {
-    list.isEmpty ? nil : list.sorted()[list.count / 2]
+    list.isEmpty ? nil : list.sorted()[(list.count - 1) / 2]
   }
 
   /// `4.1 times the rate (median of 12), 1.0 times where held out (median of 3)`.

@@ -85,6 +85,9 @@ public actor Journal {
     return administrators[key].map { .administrator($0) } ?? .kernel
   }
 
+  /// Which boot records of now are of.
+  public var boot: String { keeper.boot }
+
   /// Where the state is kept.
   public var storage: Storage { keeper.storage }
 
@@ -154,10 +157,18 @@ public actor Journal {
 
   /// The write has taken place; the record of it.
   @discardableResult
-  public func didWrite(_ tunable: Tunable, in namespace: NamespaceID) -> Record? {
+  public func didWrite(
+    _ tunable: Tunable, in namespace: NamespaceID, name: String? = nil
+  ) -> Record? {
     let key = Key(namespace: namespace, tunable: tunable)
     administrators[key] = nil
-    guard let record = writing.removeValue(forKey: key), let holding = held[key] else { return nil }
+    guard var record = writing.removeValue(forKey: key), var holding = held[key] else { return nil }
+    if let name, record.namespaceName.isEmpty {
+      record.namespaceName = name
+      holding.namespaceName = name
+      held[key] = holding
+      keeper.save(holding, record, all: all)
+    }
     var total = totals[tunable] ?? Total(first: holding.previous, last: holding.written)
     total.changes += 1
     total.scenarios[record.scenario, default: 0] += 1

@@ -68,6 +68,9 @@ public actor NetworkNamespace {
   /// Refusals that have a record.
   private var noted: Set<String> = []
   private(set) var name: String?
+  /// What stood in tunables that can be written unseen (by netlink) when nobody
+  /// else was known to have written; the own namespace's.
+  private var undisturbed: [Tunable: SysctlValue] = [:]
   var experiments: [Tunable: Experiment] = [:]
   var setbacks: [Tunable: Setback] = [:]
 
@@ -87,6 +90,7 @@ public actor NetworkNamespace {
   /// Serves requests until `finish()`.
   public func run() async {
     for tuner in disabled.keys { closeGate(of: tuner) }
+    await noteUndisturbed()
     for await request in requests {
       switch request {
       case .adjust(let adjustment, let tuner, let seenAt, let answer):
@@ -102,6 +106,7 @@ public actor NetworkNamespace {
         answer.resume(returning: await putBack(names))
       case .turn(let tuner, let on, let answer):
         answer.resume(returning: nowTurned(tuner, on: on))
+        if on { await noteUndisturbed() }
       case .note(let text, let subject):
         await log(text, about: subject)
       }
@@ -212,12 +217,13 @@ public actor NetworkNamespace {
     } catch {
       return .refused(error)
     }
-    if let ours, ours != old {
+    if let before = ours ?? undisturbed[tunable], before != old {
       for owner in tunable.owners.union([tuner]).sorted() {
         await disable(
           owner,
           AdministratorWrite(
-            tunable: tunable, tuner: owner, process: 0, command: "", old: "\(ours)", new: "\(old)"))
+            tunable: tunable, tuner: owner, process: 0, command: "", old: "\(before)",
+            new: "\(old)"))
       }
       return .refused(.administrator("\(tunable.name) was set to \(old) by someone else"))
     }
@@ -244,7 +250,10 @@ public actor NetworkNamespace {
       return .refused(error)
     }
     let time = KernelEvent.now()
-    written = await around.journal.didWrite(tunable, in: id)
+    noteOwnWrite(tunable, new)
+    // What it is called may take a while to find: not before the write.
+    _ = await title()
+    written = await around.journal.didWrite(tunable, in: id, name: name)
     return .applied(old: old, new: new, at: time)
   }
 
@@ -293,6 +302,17 @@ public actor NetworkNamespace {
       metadata: record.fields)
   }
 
+  private func noteUndisturbed() async {
+    guard id == around.directory.own else { return }
+    for tunable in tuners.lazy.flatMap({ $0.tunables }) where tunable.isWrittenByNetlink {
+      undisturbed[tunable] = try? await read(tunable)
+    }
+  }
+
+  private func noteOwnWrite(_ tunable: Tunable, _ value: SysctlValue) {
+    if undisturbed[tunable] != nil { undisturbed[tunable] = value }
+  }
+
   private func closeGate(of tuner: String) {
     do {
       try around.gates?.close(tuner, in: id)
@@ -338,6 +358,7 @@ public actor NetworkNamespace {
             "\(tunable.name) is left at \(other) in \(here): someone else set it")
           continue
         }
+        noteOwnWrite(tunable, original)
         let record = await around.journal.didPutBack(holding, name: name)
         count += 1
         around.log.notice(
@@ -387,9 +408,9 @@ public actor NetworkNamespace {
           adjustment, outcome, in: id, name: name, tuner: tuner)
         around.log.error(
           "\(tuner): \(tunable) in \(here): \(refusal)\(repeats)", metadata: record.fields)
-      case .administrator:
-        await noteOnce(adjustment, of: tuner, outcome)
-        guard let repeats = folder.admit("administrator \(tuner)", most: 1) else { return }
+      case .administrator, .turnedOff:
+        if refusal != .turnedOff { await noteOnce(adjustment, of: tuner, outcome) }
+        guard let repeats = folder.admit("disabled \(tuner)", most: 1) else { return }
         around.log.debug("\(tuner): \(tunable) refused in \(id): \(refusal)\(repeats)")
       case .unavailable, .outOfBounds, .setback:
         await noteOnce(adjustment, of: tuner, outcome)
@@ -412,6 +433,7 @@ public actor NetworkNamespace {
     guard noted.count < 64, noted.insert("\(tuner) \(adjustment.tunable.name)").inserted else {
       return
     }
+    _ = await title()
     await around.journal.note(adjustment, outcome, in: id, name: name, tuner: tuner)
   }
 

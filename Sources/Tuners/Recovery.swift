@@ -107,7 +107,9 @@ public enum Recovery {
         notice("\(row.tunable) of \(row.namespace) is unknown to this version and left alone")
         continue
       }
-      guard names.isEmpty || names.contains(holding.tunable.name) else { continue }
+      guard names.isEmpty || names.contains(where: { holding.tunable.isCalled($0) }) else {
+        continue
+      }
       let result = await putBack(holding, directory, dryRun: dryRun)
       lines.append(Line(holding: holding, result: result))
       if dryRun { continue }

@@ -23,7 +23,8 @@ final class StateKeeper {
   private var isDryRun = false
   private var upkeep: Task<Void, Never>?
   private var writes = 0
-  private var recordsSincePruning = 0
+  /// Enough for the first upkeep to look for what has become too old.
+  private var recordsSincePruning = 500
 
   private static let mostUnsaved = HistoryFilter.most
   private static let pause = Duration.seconds(30)
@@ -224,7 +225,9 @@ final class StateKeeper {
 
   func history(_ filter: HistoryFilter) -> [Record] {
     let limit = max(1, min(filter.limit, HistoryFilter.most))
-    var found = Array(unsaved.reversed().lazy.filter(filter.admits).prefix(limit))
+    var inMemory = filter
+    if case .own = filter.namespace { inMemory.namespace = .one(own) }
+    var found = Array(unsaved.reversed().lazy.filter(inMemory.admits).prefix(limit))
     if found.count < limit, let file, let stored = try? file.history(filter) {
       let known = Set(found.map(\.id))
       found += stored.filter { !known.contains($0.id) }

@@ -183,4 +183,33 @@ final class AdministratorTests: IntegrationTestCase {
     }
     XCTAssertLessThan(received.first ?? .max, 2000)
   }
+
+  /// What found the ring buffer full is kept beside it and counts as well.
+  func testAWriteThatFoundTheRingFullIsHeardOf() async throws {
+    let victim = try await TestNamespace("victim")
+    var flooders: [TestNamespace] = []
+    for number in 0..<10 { flooders.append(try await TestNamespace("flooder\(number)")) }
+    let daemon = try await Daemon("--allow", "tcp-buffer")
+    // It takes nothing off the ring, which holds some thousand of these records;
+    // fewer from each namespace than are folded.
+    daemon.command.signal(SIGSTOP)
+    for flooder in flooders {
+      try await flooder.inside {
+        for round in 0..<150 {
+          let fd = open("/proc/sys/net/ipv4/tcp_wmem", O_WRONLY)
+          _ = "4096 16384 \(65536 + 4096 * (round % 7))".withCString { write(fd, $0, strlen($0)) }
+          close(fd)
+        }
+      }
+    }
+    try await victim.set(Self.wmem, Self.theirs)
+    daemon.command.signal(SIGCONT)
+    let told = try await daemon.line(containing: "is disabled in netns \(victim.inode)")
+    XCTAssertTrue(told.contains("(sysctl) set \(Self.wmem) from "), told)
+    XCTAssertTrue(told.contains(" to \(Self.theirs);"), told)
+    _ = try await daemon.line(containing: "events lost so far")
+    try await daemon.stop()
+    for flooder in flooders { await flooder.delete() }
+    await victim.delete()
+  }
 }

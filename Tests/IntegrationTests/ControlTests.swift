@@ -37,6 +37,12 @@ final class ControlTests: IntegrationTestCase {
       XCTAssertTrue(output.contains("no daemon runs"), output)
       XCTAssertTrue(output.contains("systemctl start bpftune"), output)
     }
+    let directory = NSTemporaryDirectory() + "bt-none-\(getpid())"
+    defer { try? FileManager.default.removeItem(atPath: directory) }
+    let nothing = try await bpftune("rollback --state-dir \(directory)")
+    XCTAssertEqual(nothing, "nothing to put back")
+    let unknown = try await bpftune("rollback tcp_wmem --state-dir \(directory)", status: 1)
+    XCTAssertTrue(unknown.contains("left no tcp_wmem changed"), unknown)
   }
 
   // MARK: Seeing
@@ -76,6 +82,9 @@ final class ControlTests: IntegrationTestCase {
       "history --tuner tcp-buffer --tunable \(Self.wmem) --netns \(left)")
     XCTAssertTrue(history.contains("change"), history)
     XCTAssertTrue(history.contains("round trip"), "with the evidence: \(history)")
+    XCTAssertTrue(history.contains("4096 16384 65536 ->"), "from the first on: \(history)")
+    let short = try await bpftune("history --tunable tcp_wmem --netns \(left)")
+    XCTAssertTrue(short.contains("4096 16384 65536 ->"), short)
     let none = try await bpftune("history --tuner neigh")
     XCTAssertEqual(none, "nothing is recorded that fits")
     let future = try await bpftune("history --since 2100-01-01")
@@ -151,7 +160,7 @@ final class ControlTests: IntegrationTestCase {
 
     let unknown = try await bpftune("rollback net.ipv4.tcp_moderate_rcvbuf", status: 1)
     XCTAssertTrue(unknown.contains("holds no net.ipv4.tcp_moderate_rcvbuf"), unknown)
-    let undone = try await bpftune("rollback \(Self.wmem) --netns \(left)")
+    let undone = try await bpftune("rollback tcp_wmem --netns \(left)")
     XCTAssertTrue(undone.contains("-> 4096 16384 65536"), undone)
     let restored = try await path.left.maximum(Self.wmem)
     XCTAssertEqual(restored, Self.sendLimit)

@@ -220,6 +220,23 @@ final class NeighTests: IntegrationTestCase {
     XCTAssertGreaterThan(results[0].refused, 0)
   }
 
+  /// No hook tells of netlink, and the daemon has written nothing yet.
+  func testAnAdministratorsValueByNetlinkStays() async throws {
+    let namespace = try await Neighbours.namespace("admin")
+    let daemon = try await Daemon("-a", "neigh")
+    // ip ntable change name arp_cache thresh3 1500
+    try await execute("ip", "ntable", "change", "name", "arp_cache", "thresh3", "1500")
+    let results = try await Neighbours.add([.init(namespace, first: "10.1.0.0", count: 3000)])
+    let told = try await daemon.line(containing: "neigh is disabled")
+    try await daemon.stop()
+    await namespace.delete()
+    XCTAssertTrue(
+      told.contains("someone set net.ipv4.neigh.default.gc_thresh3 from 1024 to 1500"), told)
+    let after = try await thresholds()
+    XCTAssertEqual(after, ["128", "512", "1500", "128", "512", "1024"])
+    XCTAssertGreaterThan(results[0].refused, 0)
+  }
+
   func testRollBack() async throws {
     let namespace = try await Neighbours.namespace("rollback")
     let daemon = try await Daemon("-a", "neigh", "--rollback")

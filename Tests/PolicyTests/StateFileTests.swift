@@ -1,7 +1,8 @@
 import Foundation
 import Kernel
-import State
 import XCTest
+
+@testable import State
 
 /// The state file by itself.
 final class StateFileTests: XCTestCase {
@@ -115,7 +116,7 @@ final class StateFileTests: XCTestCase {
     var filter = HistoryFilter()
     filter.limit = HistoryFilter.most
     XCTAssertEqual(try file.history(filter).count, 101)
-    filter.namespace = .one(own)
+    filter.namespace = .own
     XCTAssertEqual(try file.history(filter).count, 1)
     bounds.age = 50
     _ = try file.prune(bounds, now: 200)
@@ -150,7 +151,62 @@ final class StateFileTests: XCTestCase {
     var notices: [String] = []
     _ = try open(boot: "a") { notices.append($0) }
     XCTAssertEqual(notices.count, 1)
-    XCTAssertTrue(notices.first?.contains("its version is 9, not 1") ?? false, "\(notices)")
+    XCTAssertTrue(
+      notices.first?.contains("its version is 9, and this bpftune knows 1") ?? false, "\(notices)")
+  }
+
+  func testAnOlderFileIsUpgradedAndKeepsWhatIsInIt() throws {
+    var file: StateFile? = try open(boot: "a")
+    try file?.save(row(own), record(1, own))
+    file = nil
+    let database = try Database(path: directory + "/state.db")
+    let later = StateFile.steps + ["ALTER TABLE meta ADD COLUMN note TEXT;", "CREATE TABLE x (y);"]
+    try StateFile.upgrade(database, by: later)
+    try StateFile.upgrade(database, by: later)
+    XCTAssertEqual(try database.rows("PRAGMA user_version") { $0.integer(0) }, [3])
+    XCTAssertEqual(try database.rows("SELECT count(*) FROM holding") { $0.integer(0) }, [1])
+    _ = try database.rows("SELECT note FROM meta, x") { $0.text(0) }
+    // A step that fails leaves nothing of itself.
+    let broken = later + ["CREATE TABLE z (y); CREATE TABLE x (y);"]
+    XCTAssertThrowsError(try StateFile.upgrade(database, by: broken))
+    XCTAssertEqual(try database.rows("PRAGMA user_version") { $0.integer(0) }, [3])
+  }
+
+  /// When the power fails, the end of the log may not have come to the disk: the
+  /// file is as it was a while before.
+  func testALostEndOfTheLogIsNoDamage() throws {
+    let file = try open(boot: "a")
+    _ = try file.start()
+    try file.synchronize()
+    for id in 1...50 {
+      try file.save(row(other, "net.ipv4.t\(id)"), record(Int64(id), other))
+      if id == 25 { try file.synchronize() }
+    }
+    let (main, log) = (directory + "/state.db", directory + "/state.db-wal")
+    let there = try Data(contentsOf: URL(fileURLWithPath: main))
+    let whole = try Data(contentsOf: URL(fileURLWithPath: log))
+    XCTAssertGreaterThan(whole.count, 50_000)
+    let elsewhere = directory + "-after"
+    defer { try? FileManager.default.removeItem(atPath: elsewhere) }
+    var last = 0
+    for length in (0..<60).map({ whole.count * $0 / 59 }) {
+      try? FileManager.default.removeItem(atPath: elsewhere)
+      try FileManager.default.createDirectory(
+        atPath: elsewhere, withIntermediateDirectories: true)
+      try there.write(to: URL(fileURLWithPath: elsewhere + "/state.db"))
+      // What was not written reads as anything.
+      let lost = (length..<whole.count).map { _ in UInt8.random(in: 0...255) }
+      try (whole.prefix(length) + lost.prefix(Bool.random() ? 0 : .max)).write(
+        to: URL(fileURLWithPath: elsewhere + "/state.db-wal"))
+      let after = try StateFile.open(directory: elsewhere, machine: machine(boot: "a")) {
+        XCTFail("\(length) of \(whole.count): \($0)")
+      }
+      let held = try after.holdings().count
+      XCTAssertEqual(Int64(held), try after.lastRecord(), "a holding and its record are one")
+      XCTAssertGreaterThanOrEqual(held, last)
+      last = held
+    }
+    XCTAssertEqual(last, 50)
   }
 
   /// Whatever is in the file: it is read, or set aside, and used again.

@@ -109,13 +109,20 @@ struct Client {
     let (status, stream) = try open(method, path, query)
     let body = try stream.rest()
     guard status == 200 else { throw failure(status, body) }
-    do {
-      return try JSON.decoder().decode(R.self, from: Data(body))
-    } catch {
-      throw Failure(
-        "the daemon's answer is not understood: it may be of another version"
-          + " (this is \(Bpftune.version)); restart it", exit: .failure)
+    let data = Data(body)
+    let schema = try? JSON.decoder().decode(Schema.self, from: data).schema
+    if schema == Reply.schema, let reply = try? JSON.decoder().decode(R.self, from: data) {
+      return reply
     }
+    throw Failure(
+      "the daemon's answer is not understood: it is of another version (this is"
+        + " \(Bpftune.version), schema \(Reply.schema); the answer has"
+        + " \(schema.map { "schema \($0)" } ?? "none")); \"systemctl restart bpftune\" starts"
+        + " the one that is installed", exit: .failure)
+  }
+
+  private struct Schema: Decodable {
+    let schema: Int
   }
 
   private func open(

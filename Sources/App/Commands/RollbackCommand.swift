@@ -10,7 +10,7 @@ struct RollbackCommand: ParsableCommand {
       "A tuner may change them again when it finds the same need; disable it first if it should not. Without a daemon it puts back what the last one has left."
   )
 
-  @Argument(help: "Tunables, as sysctl(8) writes them.")
+  @Argument(help: "Tunables, as sysctl(8) writes them, or the last part of the name.")
   var names: [String] = []
   @OptionGroup var place: NamespaceOption
   @OptionGroup var output: Output
@@ -30,6 +30,13 @@ struct RollbackCommand: ParsableCommand {
         stateDirectory: stateDirectory, names: Set(names), notice: { printError("bpftune: \($0)") })
     }
     _ = consume lock
+    if let unknown = names.first(where: { name in
+      !lines.contains { $0.holding.tunable.isCalled(name) }
+    }) {
+      throw Failure(
+        "no daemon runs, and the last one left no \(unknown) changed (\(stateDirectory))",
+        exit: .failure)
+    }
     return Reply.RolledBack(
       restored: lines.filter { $0.result == .putBack }.map { $0.step },
       left: lines.filter { $0.result != .putBack && $0.result != .gone }.map { $0.step })

@@ -158,15 +158,17 @@ actor Desk {
   }
 
   private func rollBack(_ request: Request, _ peer: Peer) async throws -> Reply.RolledBack {
-    let names = Set((request["tunable"] ?? "").split(separator: ",").map(String.init))
+    let names = (request["tunable"] ?? "").split(separator: ",").map(String.init)
     let place = try await namespace(request)
     let chosen = await facts.holdings().filter { holding in
-      (names.isEmpty || names.contains(holding.tunable.name))
+      (names.isEmpty || names.contains { holding.tunable.isCalled($0) })
         && (place == nil || place?.id == holding.namespace)
     }
-    if let unknown = names.first(where: { name in !chosen.contains { $0.tunable.name == name } }) {
+    if let unknown = names.first(where: { name in !chosen.contains { $0.tunable.isCalled(name) } })
+    {
       throw Problem(.notFound, "bpftune holds no \(unknown)\(place == nil ? "" : " there")")
     }
+    guard !chosen.isEmpty else { return Reply.RolledBack(restored: [], left: []) }
     log.notice("rolling back \(chosen.count) tunables by command of pid \(peer.process)")
     var reply = (restored: [Reply.Step](), left: [Reply.Step]())
     for (id, holdings) in Dictionary(grouping: chosen, by: \.namespace) {

@@ -38,7 +38,8 @@ extension Desk {
     }
     if let text = request["netns"] {
       // Also one that is gone, by what it was.
-      filter.namespace = UInt32(text).map { .inode($0) } ?? .named(text)
+      filter.namespace =
+        text == "init" ? .own : UInt32(text).map { .inode($0) } ?? .named(text)
     }
     filter.limit = 100
     if let text = request["limit"] {

@@ -70,7 +70,9 @@ extension Facts {
       expected: "\(holding.written)", found: found, problem: problem)
   }
 
-  /// The newest advice on each tunable that nothing has overtaken since.
+  /// The newest advice on each tunable that nothing has overtaken since, for
+  /// the host and for namespaces that are there. However much others have, what
+  /// is known of the host is in it.
   func standingAdvice() async -> [Record] {
     var filter = HistoryFilter()
     filter.kinds = [.advice, .change, .administrator, .rollback, .withdrawal]
@@ -80,10 +82,27 @@ extension Facts {
       let tunable: String
     }
     var seen: Set<Place> = []
-    return await around.journal.history(filter).filter { record in
-      let place = Place(namespace: record.namespace, tunable: record.tunable)
-      return seen.insert(place).inserted && record.kind == .advice
+    var standing: [Record] = []
+    for places in [HistoryFilter.Namespaces.own, .all] {
+      filter.namespace = places
+      for record in await around.journal.history(filter) {
+        let isThere =
+          if case .own = places { true } else { await isOfThisBoot(record) }
+        let namespace = if case .own = places { around.directory.own } else { record.namespace }
+        if isThere, seen.insert(Place(namespace: namespace, tunable: record.tunable)).inserted,
+          record.kind == .advice
+        {
+          standing.append(record)
+        }
+      }
     }
+    return standing
+  }
+
+  /// Its namespace is there still.
+  private func isOfThisBoot(_ record: Record) async -> Bool {
+    guard await record.boot == around.journal.boot else { return false }
+    return await supervisor.known(record.namespace) != nil
   }
 }
 

@@ -78,11 +78,11 @@ extension Facts {
 
   /// Tunables by their name, or by its last part.
   func tunables(named name: String) async throws -> [Tunable] {
-    let path = Tunable(name, .text, .global, bounds: 0...0).path
+    let path = name.hasPrefix("net/") ? name : Tunable(name, .text, .global, bounds: 0...0).path
     let found = await tunables().compactMap { tunable -> Tunable? in
       if tunable.name == name { return tunable }
       if let device = tunable.device(inPath: path) { return tunable.of(device: device) }
-      return tunable.name.hasSuffix("." + name) ? tunable : nil
+      return tunable.isCalled(name) ? tunable : nil
     }
     guard found.isEmpty else { return found }
     throw Problem(
@@ -98,9 +98,9 @@ extension Facts {
     let owner = await around.journal.owner(of: tunable, in: namespace.id)
     var filter = HistoryFilter()
     filter.tunable = tunable.name
-    filter.namespace = .one(namespace.id)
-    let records = await around.journal.history(filter).reversed().map { record(of: $0) }
     let isOwn = namespace.id == around.directory.own
+    filter.namespace = isOwn ? .own : .one(namespace.id)
+    let records = await around.journal.history(filter).reversed().map { record(of: $0) }
     let place =
       isOwn
       ? ""
