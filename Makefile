@@ -4,8 +4,9 @@
 PREFIX ?= /usr/local
 DESTDIR ?=
 SWIFT ?= swift
-# No path of this checkout goes into what is built.
-RELEASE = --configuration release --static-swift-stdlib \
+# No path of this checkout goes into what is built, and no library is looked for
+# beside the executable (which is also what a static one cannot start with).
+RELEASE = --configuration release --static-swift-stdlib --disable-local-rpath \
 	-Xswiftc -file-prefix-map -Xswiftc $(CURDIR)=. -Xcc -ffile-prefix-map=$(CURDIR)=.
 VERSION := $(shell sed -n 's/.*let version = "\(.*\)"/\1/p' Sources/App/Bpftune.swift)
 # Of the packages, where the same version is packaged once more.
@@ -39,6 +40,7 @@ test-long: deps
 
 ## build: the release executable, .build/release/bpftune
 build: deps
+	$(SWIFT) build $(RELEASE) --product bpftune-module-host
 	$(SWIFT) build $(RELEASE) --product bpftune
 
 ## install: all that belongs to the service, below DESTDIR and PREFIX
@@ -101,7 +103,8 @@ test-bare:
 ## lint: formatting, man pages, shell scripts
 lint: deps
 	$(SWIFT) format lint --strict --recursive Sources Tests Plugins Package.swift
-	mandoc -T lint -W warning man/*.[58]
+	mandoc -T lint -W warning man/*.[358]
+	shellcheck Samples/build Tests/Modules/build
 	shellcheck .ci/run scripts/deps scripts/new-tuner scripts/check-new-tuner \
 		Tests/vm/run Tests/vm/init Tests/vm/suite Tests/vm/kernels
 	shellcheck packaging/install packaging/tarball packaging/sign packaging/deb/build \

@@ -5,6 +5,17 @@ let swiftSettings: [SwiftSetting] = [
   .enableUpcomingFeature("ExistentialAny")
 ]
 
+/// What `make tarball` asks for: glibc inside, too. Of the flags, static-pie is for
+/// an address of its own at each start; only lld can do it.
+let staticLink: [LinkerSetting] =
+  Context.environment["BPFTUNE_STATIC"] == nil
+  ? []
+  : [
+    .unsafeFlags([
+      "-static-executable", "-use-ld=lld", "-Xclang-linker", "-static-pie",
+    ])
+  ]
+
 let package = Package(
   name: "bpftune",
   products: [
@@ -28,7 +39,7 @@ let package = Package(
         .product(name: "NIOPosix", package: "swift-nio"),
         .product(name: "NIOHTTP1", package: "swift-nio"),
       ],
-      swiftSettings: swiftSettings),
+      swiftSettings: swiftSettings, linkerSettings: staticLink),
     .target(
       name: "Tuners",
       dependencies: ["State", "Kernel", .product(name: "Logging", package: "swift-log")],
@@ -47,12 +58,20 @@ let package = Package(
         .linkedLibrary("nl-3"), .linkedLibrary("nl-route-3"), .linkedLibrary("sqlite3"),
       ]),
 
+    // Runs one tuner from outside; started by the daemon for each.
+    .executableTarget(
+      name: "bpftune-module-host", path: "Sources/ModuleHost",
+      cSettings: [
+        .headerSearchPath("../CShims/include"),
+        .unsafeFlags(["-Wall", "-Wextra", "-Werror", "-O2"]),
+      ]),
+
     // At build time: bpf/*.bpf.c -> object -> Swift source in Kernel.
     .plugin(name: "EmbedBPFObjects", capability: .buildTool(), dependencies: ["EmbedBPF"]),
     .executableTarget(name: "EmbedBPF", swiftSettings: swiftSettings),
 
     .testTarget(
-      name: "PolicyTests", dependencies: ["Tuners", "State", "Kernel", "CShims"],
+      name: "PolicyTests", dependencies: ["TestSupport", "Tuners", "State", "Kernel", "CShims"],
       swiftSettings: swiftSettings),
     .testTarget(
       name: "IntegrationTests",
@@ -63,7 +82,10 @@ let package = Package(
     // What the integration tests and the benchmarks share.
     .target(
       name: "TestSupport", dependencies: ["CShims", "Kernel"], path: "Tests/Support",
-      swiftSettings: swiftSettings),
+      swiftSettings: swiftSettings,
+      plugins: ["BuildModules"]),
+    // Samples/ and Tests/Modules: tuners as shared objects, built by their script.
+    .plugin(name: "BuildModules", capability: .buildTool()),
     .executableTarget(
       name: "bpftune-bench",
       dependencies: [
@@ -88,6 +110,15 @@ let package = Package(
     .executableTarget(
       name: "tcp-load", path: "Tests/TCPLoad",
       cSettings: [.unsafeFlags(["-Wall", "-Wextra", "-Werror", "-O2"])]),
+    // The choice of tcp-conn with a clock of its own: a day in a moment.
+    .executableTarget(
+      name: "choice-simulator", path: "Tests/ChoiceSimulator",
+      cSettings: [
+        .headerSearchPath("kernel"), .headerSearchPath("../../bpf"),
+        .headerSearchPath("../../Sources/CShims/include"),
+        // Type information for the kernel means nothing here.
+        .unsafeFlags(["-Wall", "-Wextra", "-Werror", "-Wno-unknown-attributes", "-O2"]),
+      ]),
     // Sends packets as fast as the kernel takes them.
     .executableTarget(
       name: "packet-sender", path: "Tests/PacketSender",

@@ -36,6 +36,7 @@ struct Bpftune: ParsableCommand {
   mutating func run() throws {
     compatibility.apply(to: &options)
     if compatibility.printVersion { return print(Self.version) }
+    if compatibility.printLibdir { return print(options.moduleDirectories[0]) }
     if let query = compatibility.query { return try query.run() }
     if compatibility.support {
       return try Check.run(options, json: false)

@@ -22,8 +22,7 @@ struct Check: ParsableCommand {
     try exiting {
       if let failure = missingPrivilege() { throw failure }
       let report = try describing {
-        try Report(
-          cgroup: options.cgroup, families: options.hooks.families, tuners: options.chosenTuners)
+        try Report(options)
       }
       if json { try report.printJSON() } else { report.printTable() }
       if !report.works { throw Failure(report.verdict, exit: .failure) }
@@ -60,15 +59,20 @@ private struct Report: Encodable {
   /// What a daemon holds once it is ready.
   let capabilities = Privileges.kept.names
   let signals: [Line]
+  /// Tuners from outside that are not loaded, and why.
+  let refusedModules: [String]
   let verdict: String
   let works: Bool
 
-  init(
-    cgroup path: String?, families: Set<Hook.Family>, tuners: [any Policy.Type]
-  ) throws {
-    let root = try CgroupRoot(path: path)
-    let programs = try Programs(cgroup: root, families: families)
-    let hooks = try Hooks(programs: programs, tuners: tuners)
+  init(_ options: Options) throws {
+    let root = try CgroupRoot(path: options.cgroup)
+    let programs = try Programs(cgroup: root, families: options.hooks.families)
+    let hooks = try Hooks(programs: programs, tuners: options.chosenTuners)
+    let modules = try LookedAtModules(options, programs: programs)
+    let lines = hooks.lines + modules.lines
+    let missing = lines.filter(\.isMissing).count
+    let degraded = lines.filter(\.isDegraded).count
+    refusedModules = modules.refusals
     cgroup = root.path
     kernel = KernelVersion.release
     daemon = InstanceLock.holder().flatMap { pid in
@@ -81,23 +85,23 @@ private struct Report: Encodable {
     namespaces =
       directory.hasCookies
       ? "can be tuned, told apart by cookie" : "can be tuned, told apart by inode number only"
-    signals = hooks.lines.map { line in
+    signals = lines.map { line in
       Line(
         owner: line.owner, signal: line.report.signal.name, hook: line.report.hook?.name,
         refused: line.report.refusals.map { Refusal(hook: $0.hook, reason: $0.reason) })
     }
-    works = hooks.missing.isEmpty
-    switch (hooks.missing.count, hooks.degraded.count) {
+    works = missing == 0
+    switch (missing, degraded) {
     case (0, 0) where !directory.hasCookies:
       verdict =
         "bpftune works on this kernel; namespaces are told apart by inode number only (no cookies before Linux 5.14)"
     case (0, 0): verdict = "bpftune works fully on this kernel"
     case (0, let degraded):
       verdict =
-        "bpftune works on this kernel; not by the first choice of hook: \(degraded) of \(hooks.lines.count) signals"
+        "bpftune works on this kernel; not by the first choice of hook: \(degraded) of \(lines.count) signals"
     case (let missing, _):
       verdict =
-        "bpftune works in part on this kernel; without a hook: \(missing) of \(hooks.lines.count) signals"
+        "bpftune works in part on this kernel; without a hook: \(missing) of \(lines.count) signals"
     }
   }
 
@@ -132,6 +136,8 @@ private struct Report: Encodable {
         print("\(pad("", widths[0]))    refused: \(refusal.hook): \(refusal.reason)")
       }
     }
+    if !refusedModules.isEmpty { print("") }
+    for refusal in refusedModules { print("not loaded: \(refusal)") }
     print("\n\(verdict)")
   }
 }

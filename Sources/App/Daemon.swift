@@ -53,6 +53,7 @@ final class Daemon: Sendable {
   private let supervisor: Supervisor
   private let pump: EventPump
   private let hooks: Hooks
+  private let modules: Modules
   private let log: Logger
   private let tunerEvents: [AsyncStream<KernelEvent>]
   private let sysctlEvents: AsyncStream<KernelEvent>
@@ -88,10 +89,12 @@ final class Daemon: Sendable {
     hooks = try Hooks(programs: programs, tuners: chosen)
     supervisor = Supervisor(
       around: around, policies: chosen, learningRate: options.learningRate)
+    modules = Modules(
+      options: options, programs: programs, pump: pump, around: around, supervisor: supervisor)
     server = ControlServer(log: log)
     let facts = Facts(
-      around: around, supervisor: supervisor, hooks: hooks, pump: pump, options: options,
-      cgroup: cgroup.path)
+      around: around, supervisor: supervisor, hooks: hooks, modules: modules, pump: pump,
+      options: options, cgroup: cgroup.path)
     desk = Desk(server: server, facts: facts, log: log)
     do {
       try server.listenLocally()
@@ -115,8 +118,8 @@ final class Daemon: Sendable {
     }
     async let serving: Void = supervisor.run(
       hooks: hooks, tunerEvents: tunerEvents, sysctlEvents: sysctlEvents,
-      namespaceEvents: namespaceEvents, losses: pump.lossReports,
-      ready: { [self] in announce() })
+      namespaceEvents: namespaceEvents, losses: pump.lossReports, modules: modules,
+      ready: { [self] in announce($0) })
     async let answering: Void = desk.serve()
     async let _: Void = tellAlive()
     for await signal in stops {
@@ -127,6 +130,7 @@ final class Daemon: Sendable {
     server.finish()
     await answering
     await server.stop()
+    await modules.stop()
     pump.finish()
     let putBack = await supervisor.stop(rollBack: options.rollback && !options.dryRun)
     await serving
@@ -144,14 +148,14 @@ final class Daemon: Sendable {
     }
   }
 
-  private func announce() {
+  private func announce(_ tuners: [String]) {
     Memory.giveBackFreed()
     do {
       try Privileges.giveUp(allBut: Privileges.kept)
     } catch {
       log.warning("keeps capabilities that it does not need: \(error)")
     }
-    let names = options.chosenTuners.map { $0.name }.joined(separator: ", ")
+    let names = tuners.joined(separator: ", ")
     let mode = options.dryRun ? "advising (dry run)" : "tuning"
     log.info("bpftune \(Bpftune.version): \(mode) with \(names)")
     ServiceManager.notify("READY=1", "STATUS=\(mode) with \(names)")

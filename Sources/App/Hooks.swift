@@ -9,6 +9,8 @@ struct Hooks: Sendable {
     static let sysctl: UInt16 = 1
     static let namespaces: UInt16 = 2
     static func tuner(_ index: Int) -> UInt16 { 16 + UInt16(index) }
+    /// Of tuners from outside.
+    static let modules: ClosedRange<UInt16> = 1024...UInt16.max
 
     /// Those of the tuners, by name.
     static func numbers(_ tuners: [any Policy.Type]) -> [String: UInt16] {
@@ -20,6 +22,11 @@ struct Hooks: Sendable {
     /// The tuner, or `daemon` for what serves them all.
     let owner: String
     let report: SignalReport
+
+    /// No hook could be had for it.
+    var isMissing: Bool { report.hook == nil }
+    /// It did not get its first choice.
+    var isDegraded: Bool { report.hook != nil && !report.refusals.isEmpty }
   }
 
   private(set) var lines: [Line] = []
@@ -102,8 +109,8 @@ struct Hooks: Sendable {
   }
 
   /// Signals that no hook could be had for.
-  var missing: [Line] { lines.filter { $0.report.hook == nil } }
+  var missing: [Line] { lines.filter(\.isMissing) }
 
   /// Signals that did not get their first choice.
-  var degraded: [Line] { lines.filter { $0.report.hook != nil && !$0.report.refusals.isEmpty } }
+  var degraded: [Line] { lines.filter(\.isDegraded) }
 }

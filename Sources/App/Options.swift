@@ -1,4 +1,5 @@
 import ArgumentParser
+import Glibc
 import Kernel
 import Logging
 import Tuners
@@ -79,6 +80,42 @@ struct Options: ParsableArguments {
       valueName: "families"))
   var hooks = HookFamilies.all
 
+  @Option(
+    name: [.customShort("l"), .customLong("libdir")],
+    help: ArgumentHelp(
+      "Look for tuners as shared objects there too.", valueName: "dir"))
+  var libdir: String?
+
+  /// Where tuners from outside are looked for.
+  var moduleDirectories: [String] {
+    let here = libdir.map { $0.hasPrefix("/") ? $0 : currentDirectory() + "/" + $0 }
+    return [here].compactMap { $0 } + Self.standardDirectories
+  }
+
+  static let standardDirectories = ["/usr/lib/bpftune/tuners", "/usr/local/lib/bpftune/tuners"]
+
+  /// Whether a tuner from outside may run.
+  func allows(_ tuner: String) -> Bool {
+    allow.isEmpty || allow.contains { $0.name == tuner }
+  }
+
+  /// Throws for a name that was allowed and that no tuner has.
+  func validate() throws {
+    let unknown = allow.filter { name in !tuners.contains { $0.name == name.name } }
+    if unknown.isEmpty { return }
+    var files: Set<String> = []
+    for directory in moduleDirectories {
+      guard let opened = try? ModuleFile.openDirectory(directory) else { continue }
+      files.formUnion(ModuleFile.names(in: opened))
+      try? opened.close()
+    }
+    for name in unknown where !files.contains(name.name + ".so") {
+      throw ValidationError(
+        "no tuner \"\(name.argument)\"; there are \(TunerName.allowed), and no \(name.name).so in"
+          + " \(moduleDirectories.joined(separator: ", "))")
+    }
+  }
+
   var chosenTuners: [any Policy.Type] {
     allow.isEmpty ? tuners : tuners.filter { type in allow.contains { $0.name == type.name } }
   }
@@ -94,14 +131,18 @@ struct Options: ParsableArguments {
 /// users type it, `tcp_buffer_tuner.so`.
 struct TunerName: ExpressibleByArgument, Decodable {
   let name: String
+  /// As it was typed.
+  let argument: String
 
   init?(argument: String) {
+    self.argument = argument
     var name = argument.split(separator: "/").last.map(String.init) ?? argument
     for suffix in [".so", "_tuner", "-tuner"] where name.hasSuffix(suffix) {
       name.removeLast(suffix.count)
     }
     name = String(name.map { $0 == "_" ? "-" : $0 })
-    guard tuners.contains(where: { $0.name == name }) else { return nil }
+    // It may be one from outside: whether it is there is seen later.
+    guard ModuleDescription.isName(name) else { return nil }
     self.name = name
   }
 
@@ -226,10 +267,8 @@ struct CompatibilityOptions: ParsableArguments {
   @Option(name: [.customShort("p"), .customLong("port")], help: .hidden)
   var port: String?
 
-  @Option(name: [.customShort("l"), .customLong("libdir")], help: .hidden)
-  var libdir: String?
-
-  @Flag(name: .customLong("print-libdir"), help: .hidden)
+  @Flag(
+    name: .customLong("print-libdir"), help: "Print the first directory of tuners, and exit.")
   var printLibdir = false
 
   func validate() throws {
@@ -242,14 +281,17 @@ struct CompatibilityOptions: ParsableArguments {
       throw ValidationError(
         "--port is not needed: queries go over \(ControlSocket.path); metrics have --metrics")
     }
-    if libdir != nil || printLibdir {
-      throw ValidationError("tuners as shared objects are not available in this version")
-    }
   }
 
   func apply(to options: inout Options) {
     if stderr { options.log = .stderr }
     if debug { options.verbose = true }
     if let learningRate { options.learningRate = learningRate }
+  }
+}
+
+private func currentDirectory() -> String {
+  withUnsafeTemporaryAllocation(of: CChar.self, capacity: 4096) { buffer in
+    getcwd(buffer.baseAddress, buffer.count).map { String(cString: $0) } ?? ""
   }
 }

@@ -26,11 +26,11 @@ extension Supervisor {
     }
     // The oldest first, so that the last one of a tunable counts.
     for record in writes.reversed() {
-      guard let tunable = Tunable.known(record.tunable), await isThere(record.namespace) else {
-        continue
-      }
+      var known = Tunable.known(record.tunable)
+      if known == nil { known = await around.journal.foreign(record.tunable) }
+      guard let tunable = known, await isThere(record.namespace) else { continue }
       await around.journal.recall(record, tunable)
-      for tuner in tunable.owners {
+      for tuner in tunable.owners.union([record.tuner]) {
         let write = AdministratorWrite(
           tunable: tunable, tuner: tuner, process: 0, command: "", old: record.old, new: record.new)
         switch tunable.scope {
@@ -49,7 +49,9 @@ extension Supervisor {
   /// From before a restart of the machine: raises at once what had to be raised
   /// then, where the kernel begins with the same value as it did then.
   func startWarm() async {
-    for holding in await around.journal.takeLearned(by: Set(policies.map { $0.name })) {
+    for holding in await around.journal.takeLearned(
+      by: Set(policies.map { $0.name } + modules.keys))
+    {
       let words = "learned before the restart"
       let why = holding.scenario == words ? holding.reason : "\(words): \(holding.reason)"
       let adjustment = Adjustment(

@@ -15,6 +15,9 @@ actor Supervisor: NamespaceProvider {
 
   private(set) var namespaces: [NamespaceID: NetworkNamespace] = [:]
   private(set) var tuners: [any AnyTuner] = []
+  /// Tuners from outside, by name.
+  private(set) var modules: [String: ModuleTuner] = [:]
+  private var watch: SysctlWatch?
   /// Unbounded, since what is in it exists already.
   private let spawned: AsyncStream<NetworkNamespace>
   private let spawn: AsyncStream<NetworkNamespace>.Continuation
@@ -46,10 +49,13 @@ actor Supervisor: NamespaceProvider {
   func run(
     hooks: Hooks, tunerEvents: [AsyncStream<KernelEvent>],
     sysctlEvents: AsyncStream<KernelEvent>, namespaceEvents: AsyncStream<KernelEvent>,
-    losses: AsyncStream<EventPump.Losses>, ready: @Sendable () -> Void
+    losses: AsyncStream<EventPump.Losses>, modules: Modules,
+    ready: @Sendable (_ tuners: [String]) -> Void
   ) async {
     let watch = SysctlWatch(
-      tuners: policies, loop: around.loop, namespaces: self, log: around.log)
+      tuners: policies.map { $0.description }, loop: around.loop, namespaces: self,
+      log: around.log)
+    self.watch = watch
     tuners = policies.map {
       $0.tuner(
         loop: around.loop, learningRate: learningRate, namespaces: self,
@@ -58,9 +64,10 @@ actor Supervisor: NamespaceProvider {
     }
     _ = namespace(around.directory.own)
     await adoptExisting(hooks)
+    await modules.start()
     await takeUp()
     await startWarm()
-    ready()
+    ready(policies.map { $0.name } + self.modules.keys.sorted())
 
     await withDiscardingTaskGroup { group in
       group.addTask { await watch.run(sysctlEvents) }
@@ -73,6 +80,7 @@ actor Supervisor: NamespaceProvider {
           always: hooks.missNamespaces, once: hooks.hearNamespacesEnd)
       }
       group.addTask { await self.makeUp(for: losses) }
+      group.addTask { await modules.run() }
       for poll in hooks.polls {
         group.addTask { await self.run(poll) }
       }
@@ -87,6 +95,7 @@ actor Supervisor: NamespaceProvider {
   /// was changed if asked to. How many tunables were put back.
   func stop(rollBack: Bool) async -> Int {
     var count = 0
+    watch = nil
     for namespace in namespaces.values {
       if rollBack { count += await namespace.rollBack() }
       namespace.finish()
@@ -104,6 +113,23 @@ actor Supervisor: NamespaceProvider {
     return all
   }
 
+  // MARK: Tuners from outside
+
+  /// From now on it is served as the others are.
+  func add(_ tuner: ModuleTuner) async {
+    modules[tuner.module.name] = tuner
+    tuners.append(tuner)
+    await watch?.add(tuner.description)
+    for id in namespaces.keys { tuner.appeared(id) }
+    for holding in await around.journal.holdings() { await tuner.recall(holding) }
+  }
+
+  func remove(_ tuner: ModuleTuner) async {
+    modules[tuner.module.name] = nil
+    tuners.removeAll { $0 === tuner }
+    await watch?.remove(tuner.description)
+  }
+
   // MARK: NamespaceProvider
 
   func namespace(_ id: NamespaceID) -> NetworkNamespace {
@@ -112,6 +138,7 @@ actor Supervisor: NamespaceProvider {
     let namespace = NetworkNamespace(
       id, around: around, disabled: disabled, turnedOff: turnedOff)
     namespaces[id] = namespace
+    for tuner in modules.values { tuner.appeared(id) }
     if id != around.directory.own {
       around.log.debug("\(id): watching it")
       appear.yield()

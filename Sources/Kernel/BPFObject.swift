@@ -45,11 +45,16 @@ public final class BPFObject {
 
   /// Opens the object without loading it. `name` is that of its source:
   /// `tcp_buffer` for `bpf/tcp_buffer.bpf.c`.
-  public init(named name: String) throws(Failure) {
-    bpftune_bpf_capture_log()
+  public convenience init(named name: String) throws(Failure) {
     guard let text = EmbeddedBPF.objects[name], let bytes = Base64.decode(text) else {
       throw Failure("find \(name)", errno: .noSuchFileOrDirectory)
     }
+    try self.init(name, bytes)
+  }
+
+  /// The same for an object that comes from elsewhere.
+  init(_ name: String, _ bytes: [UInt8]) throws(Failure) {
+    bpftune_bpf_capture_log()
     let opened = bytes.withUnsafeBytes { bpftune_bpf_open($0.baseAddress, $0.count, name) }
     guard let opened else { throw Failure("open \(name)") }
     self.name = name
@@ -174,6 +179,11 @@ public final class BPFObject {
     let fd = bpf_program__fd(try self.program(program))
     guard bpf_obj_get_info_by_fd(fd, &info, &size) == 0 else { throw Failure("ask \(program)") }
     return (info.run_cnt, info.run_time_ns)
+  }
+
+  /// Where a program's section says that it belongs: `tp_btf/neigh_create`.
+  func section(of program: String) throws(Failure) -> String {
+    String(cString: bpf_program__section_name(try self.program(program)))
   }
 
   /// The names of its programs.

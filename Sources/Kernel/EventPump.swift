@@ -34,6 +34,8 @@ public final class EventPump: @unchecked Sendable {
   private let hasCookies: Bool
   private var ring: OpaquePointer?
   private var sources: [UInt16: AsyncStream<KernelEvent>.Continuation] = [:]
+  /// Sources that were let go of.
+  private var gone: Set<UInt16> = []
   private var counted = Losses()
   private var reported = Losses()
   /// The losses so far, each time that they have grown.
@@ -87,7 +89,15 @@ public final class EventPump: @unchecked Sendable {
     let (stream, continuation) = AsyncStream.makeStream(
       of: KernelEvent.self, bufferingPolicy: .bufferingNewest(capacity))
     sources[source] = continuation
+    gone.remove(source)
     return stream
+  }
+
+  /// Lets go of a source, whose programs have been detached: what of its events
+  /// is in the ring buffer still goes nowhere.
+  public func forget(_ source: UInt16) {
+    sources.removeValue(forKey: source)?.finish()
+    gone.insert(source)
   }
 
   /// Ends every stream, once what is in them has been read.
@@ -120,10 +130,12 @@ public final class EventPump: @unchecked Sendable {
   }
 
   private func receive(_ record: UnsafeRawBufferPointer) {
-    guard let event = KernelEvent(record: record, hasCookies: hasCookies),
-      let stream = sources[event.source]
-    else {
+    guard let event = KernelEvent(record: record, hasCookies: hasCookies) else {
       counted.malformed += 1
+      return
+    }
+    guard let stream = sources[event.source] else {
+      if !gone.contains(event.source) { counted.malformed += 1 }
       return
     }
     counts[event.source, default: Count()].events += 1

@@ -90,6 +90,26 @@ public struct Hook: Sendable {
   }
 }
 
+extension Hook.Attachment {
+  /// Where libbpf attaches a program in a section of that name; nil for what a
+  /// module may not have: programs that could change what an administrator
+  /// writes, replace functions, or run only when they are asked to.
+  init?(section: String) {
+    let parts = section.split(separator: "/", omittingEmptySubsequences: false)
+    switch (parts[0], parts.count) {
+    case ("tp_btf", 2), ("raw_tp", 2), ("raw_tracepoint", 2): self = .section(.tracepoint)
+    case ("tracepoint", 3), ("tp", 3):
+      self = .tracepoint(category: String(parts[1]), name: String(parts[2]))
+    case ("fentry", 2), ("fexit", 2): self = .section(.fentry)
+    case ("kprobe", 2), ("kretprobe", 2): self = .section(.kprobe)
+    case ("sockops", 1): self = .cgroup(.sockOps)
+    case ("cgroup", 2) where parts[1] != "sysctl": self = .cgroup(.cgroup)
+    case ("cgroup_skb", 2): self = .cgroup(.cgroup)
+    default: return nil
+    }
+  }
+}
+
 /// Something the kernel can tell, with the hooks that can tell it, in order:
 /// cheapest first.
 public struct Signal: Sendable {

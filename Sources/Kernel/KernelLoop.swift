@@ -140,10 +140,18 @@ public final class KernelLoop: SerialExecutor, TaskExecutor, @unchecked Sendable
   // MARK: Descriptors
 
   /// Calls `handler` on the loop whenever the descriptor is readable. Call it
-  /// before `run()` or on the loop; the descriptor has to outlive the loop.
+  /// before `run()` or on the loop; the descriptor has to outlive the loop, or
+  /// `stopReading`. It may be called once too often where another descriptor with
+  /// the same number was let go of just before.
   public func onReadable(_ fd: Int32, _ handler: @escaping () -> Void) throws(SystemCallFailure) {
-    local.handlers[fd] = handler
     try register(fd)
+    local.handlers[fd] = handler
+  }
+
+  /// Lets go of a descriptor, which can be closed then. Only on the loop.
+  public func stopReading(_ fd: Int32) {
+    guard local.handlers.removeValue(forKey: fd) != nil else { return }
+    epoll_ctl(epoll.rawValue, EPOLL_CTL_DEL, fd, nil)
   }
 
   private func register(_ fd: Int32) throws(SystemCallFailure) {

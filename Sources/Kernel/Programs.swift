@@ -4,7 +4,9 @@ import SystemPackage
 
 /// Loads and attaches BPF programs, and owns what they share: the ring buffer,
 /// the folding of repeats, the count of lost events.
-public final class Programs {
+public final class Programs: @unchecked Sendable {
+  // Safe: it is made before the kernel loop runs, and used on that loop after.
+
   public enum Failure: Error, Sendable, CustomStringConvertible {
     case noTypeInformation
     case refused(BPFObject.Failure)
@@ -33,9 +35,11 @@ public final class Programs {
   /// Ports whose sockets may not lock their buffers; 0 ends the list.
   private let overridePorts: InlineArray<16, UInt16>
   public static let mostOverridePorts = 16
-  /// What is attached, by program: a hook that serves two signals of a source
-  /// runs once.
-  private var attached: [String: (source: UInt16, hook: Attached)] = [:]
+  /// What is attached, by source and program: a hook that serves two signals of
+  /// a source runs once.
+  private var attached: [UInt16: [String: Attached]] = [:]
+  /// Objects that are not of this executable, by the source of their events.
+  private var images: [UInt16: [UInt8]] = [:]
   /// What was loaded, by source: an object shares the maps of those before it
   /// that go by the same names.
   private var loaded: [UInt16: [BPFObject]] = [:]
@@ -110,11 +114,59 @@ public final class Programs {
 
   /// Adds a tunable to those whose writes are reported.
   public func watch(_ tunable: Tunable) throws(BPFObject.Failure) {
-    let key = Array(tunable.watchedName.utf8)
+    if let key = Self.key(of: tunable) { try watchedSysctls.set(key: key, to: UInt32(1)) }
+  }
+
+  /// Its writes are not reported any more.
+  public func unwatch(_ tunable: Tunable) {
+    if let key = Self.key(of: tunable) { watchedSysctls.remove(key: key) }
+  }
+
+  private static func key(of tunable: Tunable) -> [UInt8]? {
+    let name = Array(tunable.watchedName.utf8)
     let size = Int(BPFTUNE_SYSCTL_NAME)
-    guard key.count < size else { return }
-    try watchedSysctls.set(
-      key: key + [UInt8](repeating: 0, count: size - key.count), to: UInt32(1))
+    guard name.count < size else { return nil }
+    return name + [UInt8](repeating: 0, count: size - name.count)
+  }
+
+  /// Takes the hooks of a source from this object, which is not of this
+  /// executable, in place of the one that they name.
+  public func provide(_ object: [UInt8], for source: UInt16) { images[source] = object }
+
+  /// The signals of a module with their hooks, by the sections of the programs in
+  /// its object, which was provided for this source.
+  public func signals(
+    of module: ModuleDescription, source: UInt16
+  ) throws(ModuleDescription.Nonsense) -> [Signal] {
+    let object: BPFObject
+    do {
+      object = try BPFObject(module.name, images[source] ?? [])
+    } catch {
+      throw .init("its BPF object: \(error)")
+    }
+    var signals: [Signal] = []
+    for signal in module.signals {
+      var hooks: [Hook] = []
+      for program in signal.programs {
+        guard let section = try? object.section(of: program) else {
+          throw .init("its BPF object has no program \"\(program)\"")
+        }
+        guard let attachment = Hook.Attachment(section: section) else {
+          throw .init("its program \(program) is in section \(section), which a module cannot have")
+        }
+        hooks.append(Hook(attachment, section, object: module.name, program: program))
+      }
+      signals.append(Signal(signal.name, hooks))
+    }
+    return signals
+  }
+
+  /// Lets go of all that was attached and loaded for a source: it is gone from
+  /// the kernel once the hooks are let go of, too.
+  public func detach(_ source: UInt16) {
+    attached[source] = nil
+    loaded[source] = nil
+    images[source] = nil
   }
 
   /// Attaches the first hook of the signal that this kernel takes. Never
@@ -134,11 +186,9 @@ public final class Programs {
       }
       do {
         let report = SignalReport(signal: signal, hook: hook, refusals: refusals)
-        if let there = attached[hook.program], there.source == source {
-          return (report, there.hook)
-        }
+        if let there = attached[source]?[hook.program] { return (report, there) }
         let new = Attached(hook: hook, object: try attach(hook, source: source))
-        if !hook.program.isEmpty { attached[hook.program] = (source, new) }
+        if !hook.program.isEmpty { attached[source, default: [:]][hook.program] = new }
         return (report, new)
       } catch {
         refusals.append(.init(hook: hook.name, reason: Lockdown.reason(hook, error)))
@@ -148,13 +198,20 @@ public final class Programs {
   }
 
   private func open(_ name: String, source: UInt16) throws(BPFObject.Failure) -> BPFObject {
-    let object = try BPFObject(named: name)
+    let image = images[source]
+    let object: BPFObject
+    if let image {
+      object = try BPFObject(name, image)
+    } else {
+      object = try BPFObject(named: name)
+    }
     try object.setConstant("source_id", to: source)
     try object.setConstant("own_tgid", to: ownThreadGroup)
     try object.setConstant("dry_run", to: UInt8(dryRun ? 1 : 0))
     try object.setConstant("override_ports", to: overridePorts)
-    for map in [ring, folds, lost, watchedSysctls, missedWrites, closedGates] {
-      try object.share(map)
+    for map in [ring, folds, lost] { try object.share(map) }
+    if image == nil {
+      for map in [watchedSysctls, missedWrites, closedGates] { try object.share(map) }
     }
     for other in loaded[source] ?? [] { try object.shareMaps(of: other) }
     return object

@@ -98,14 +98,22 @@ public actor Journal {
   /// when the daemon before this one ended without a word.
   public func recall() -> (held: [Holding], administrators: [Record], crashed: Bool) {
     let (rows, writes) = keeper.begin(dryRun: dryRun)
-    let holdings = rows.compactMap(Holding.init)
+    let holdings = rows.compactMap { Holding($0, foreign: keeper.foreign) }
     for holding in holdings { held[key(of: holding)] = holding }
     return (holdings, writes, keeper.start.crashed)
   }
 
   /// What was learned in an earlier boot of this machine, by these tuners.
   public func takeLearned(by tuners: Set<String>) -> [Holding] {
-    dryRun ? [] : keeper.takeLearned(by: tuners).compactMap(Holding.init)
+    dryRun ? [] : keeper.takeLearned(by: tuners).compactMap { Holding($0, foreign: keeper.foreign) }
+  }
+
+  /// Tunables of a tuner from outside, so that they can be put back without it.
+  public func remember(_ tunables: [Tunable]) { keeper.remember(tunables, all: all) }
+
+  /// One that was remembered, by this daemon or one before it.
+  public func foreign(_ name: String) -> Tunable? {
+    keeper.foreign.first { $0.name == name }
   }
 
   /// All is in order.

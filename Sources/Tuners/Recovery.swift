@@ -4,8 +4,10 @@ import Synchronization
 
 extension Holding {
   /// Nil for a name or a value that no version of the daemon would have stored.
-  init?(_ row: StateFile.Row) {
-    guard let tunable = Tunable.known(row.tunable),
+  /// `foreign` are tunables of tuners from outside.
+  init?(_ row: StateFile.Row, foreign: [Tunable]) {
+    guard
+      let tunable = Tunable.known(row.tunable) ?? foreign.first(where: { $0.name == row.tunable }),
       let original = SysctlValue(row.original, arity: tunable.arity),
       let written = SysctlValue(row.written, arity: tunable.arity),
       let previous = SysctlValue(row.previous, arity: tunable.arity)
@@ -99,8 +101,9 @@ public enum Recovery {
   ) async throws -> [Line] {
     let file = try StateFile.open(directory: stateDirectory, notice: notice)
     var lines: [Line] = []
+    let foreign = try file.foreignTunables()
     for row in try file.holdings() {
-      guard let holding = Holding(row) else {
+      guard let holding = Holding(row, foreign: foreign) else {
         notice("\(row.tunable) of \(row.namespace) is unknown to this version and left alone")
         continue
       }

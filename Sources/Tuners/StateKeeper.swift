@@ -32,6 +32,9 @@ final class StateKeeper {
   /// quiet time: the log ahead of the file stays small.
   private static let mostWrites = 1000
 
+  /// Tunables that only tuners from outside have.
+  private(set) var foreign: [Tunable] = []
+
   /// What the file told when the daemon began.
   private(set) var start = StateFile.Start()
 
@@ -71,6 +74,7 @@ final class StateKeeper {
     guard let file else { return ([], []) }
     do {
       lastID = try file.lastRecord()
+      foreign = try file.foreignTunables()
       if !dryRun { start = try file.start() }
       if let trouble = start.trouble { suffer(trouble) }
       var filter = HistoryFilter()
@@ -108,6 +112,13 @@ final class StateKeeper {
   }
 
   // MARK: Writing
+
+  func remember(_ tunables: [Tunable], all: () -> [Holding]) {
+    foreign.removeAll { tunables.contains($0) }
+    foreign += tunables
+    if isDryRun { return }
+    store(all) { file throws(StateFile.Failure) in try file.save(foreign: tunables) }
+  }
 
   /// A new record's number.
   func number() -> Int64 {
@@ -188,6 +199,7 @@ final class StateKeeper {
     do {
       // Opening it again sets aside what is damaged.
       file = try StateFile.open(directory: directory) { log.warning("\($0)") }
+      try file?.save(foreign: foreign)
       try file?.saveAll(all().map(row), unsaved.map { ($0, own: $0.namespace == own) })
     } catch {
       return false

@@ -28,21 +28,28 @@ public actor SysctlWatch {
 
   private let namespaces: any NamespaceProvider
   private let log: Logger
-  private let tunables: [String: (tunable: Tunable, tuners: [String])]
+  private var tunables: [String: (tunable: Tunable, tuners: [String])] = [:]
 
   public init(
-    tuners: [any Policy.Type], loop: KernelLoop, namespaces: any NamespaceProvider, log: Logger
+    tuners: [TunerDescription], loop: KernelLoop, namespaces: any NamespaceProvider, log: Logger
   ) {
     self.loop = loop
     self.namespaces = namespaces
     self.log = log
-    var tunables: [String: (tunable: Tunable, tuners: [String])] = [:]
     for tuner in tuners {
       for tunable in tuner.tunables {
         tunables[tunable.path, default: (tunable, [])].tuners.append(tuner.name)
       }
     }
-    self.tunables = tunables
+  }
+
+  /// Another tuner, which is the only one of its tunables.
+  public func add(_ tuner: TunerDescription) {
+    for tunable in tuner.tunables { tunables[tunable.path] = (tunable, [tuner.name]) }
+  }
+
+  public func remove(_ tuner: TunerDescription) {
+    for tunable in tuner.tunables { tunables[tunable.path] = nil }
   }
 
   public func run(_ events: AsyncStream<KernelEvent>) async {

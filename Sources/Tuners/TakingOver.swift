@@ -15,7 +15,7 @@ extension NetworkNamespace {
     case .ours(let value): return await around.journal.takeUp(holding, at: value)
     case .original: await around.journal.isOriginal(holding)
     case .someoneElses where afterCrash:
-      for owner in tunable.owners.sorted() {
+      for owner in tunable.owners.union([holding.tuner]).sorted() {
         await disable(
           owner,
           AdministratorWrite(

@@ -230,10 +230,16 @@ public protocol AnyTuner: Actor {
   func run(_ events: AsyncStream<KernelEvent>) async
   /// What a daemon before this one had changed.
   func recall(_ holding: Holding)
+  /// There is a new namespace.
+  nonisolated func appeared(_ namespace: NamespaceID)
   /// The namespace is gone: lets go of what was known of it.
   func forget(_ namespace: NamespaceID)
   /// What an administrator should know of in the end, a line each.
   func findings() -> [String]
+}
+
+extension AnyTuner {
+  public nonisolated func appeared(_ namespace: NamespaceID) {}
 }
 
 extension Policy {

@@ -149,7 +149,6 @@ final class CommandTests: IntegrationTestCase {
       (["--hooks", "nonsense"], "sock_ops"),
       (["-q", "nosuch"], "jtunables"),
       (["-p", "8080"], "--metrics"),
-      (["-l", "/tmp"], "shared objects"),
       (["-L"], "--legacy is not needed"),
     ]
     for (arguments, text) in cases {

@@ -15,6 +15,9 @@ struct TunersCommand: ParsableCommand {
         Self.table(of: reply.tuners).print()
         for tuner in reply.tuners where tuner.state != "enabled" {
           print()
+          if let trouble = tuner.trouble {
+            show(Cell(tuner.name, .bold), " is disabled: ", Cell(trouble))
+          }
           for place in tuner.disabled {
             show(
               Cell(tuner.name, .bold), " is disabled in ", Cell(place.namespace.title), ": ",
@@ -75,7 +78,8 @@ struct EnableCommand: ParsableCommand {
     commandName: "enable",
     abstract: "Lets a tuner tune again, also where an administrator's write has disabled it.")
 
-  @Argument(help: ArgumentHelp("One of \(TunerName.allowed).")) var tuner: TunerName
+  @Argument(help: ArgumentHelp("One of \(TunerName.allowed), or one from outside.")) var tuner:
+    TunerName
   @OptionGroup var place: NamespaceOption
   @OptionGroup var output: Output
 
@@ -88,7 +92,8 @@ struct DisableCommand: ParsableCommand {
     abstract: "Stops a tuner; what it changed stays until it is rolled back.",
     discussion: "It holds until \"bpftune enable\", or until the daemon is restarted.")
 
-  @Argument(help: ArgumentHelp("One of \(TunerName.allowed).")) var tuner: TunerName
+  @Argument(help: ArgumentHelp("One of \(TunerName.allowed), or one from outside.")) var tuner:
+    TunerName
   @OptionGroup var place: NamespaceOption
   @OptionGroup var output: Output
 

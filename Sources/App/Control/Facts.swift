@@ -10,6 +10,7 @@ actor Facts {
   let around: NetworkNamespace.Surroundings
   let supervisor: Supervisor
   let hooks: Hooks
+  let modules: Modules
   let pump: EventPump
   let options: Options
   private let cgroup: String
@@ -21,16 +22,40 @@ actor Facts {
   }
 
   init(
-    around: NetworkNamespace.Surroundings, supervisor: Supervisor, hooks: Hooks, pump: EventPump,
-    options: Options, cgroup: String
+    around: NetworkNamespace.Surroundings, supervisor: Supervisor, hooks: Hooks,
+    modules: Modules, pump: EventPump, options: Options, cgroup: String
   ) {
     self.around = around
     self.supervisor = supervisor
     self.hooks = hooks
+    self.modules = modules
     self.pump = pump
     self.options = options
     self.cgroup = cgroup
   }
+
+  // MARK: What runs
+
+  /// A tuner, built in or from outside.
+  struct Running: Sendable {
+    let description: TunerDescription
+    /// Of its events; nil where it is not loaded.
+    let source: UInt16?
+    /// Why one from outside does not run.
+    var trouble: String? = nil
+  }
+
+  func running() async -> [Running] {
+    options.chosenTuners.enumerated().map {
+      Running(description: $1.description, source: Hooks.Source.tuner($0))
+    }
+      + (await modules.all()).map {
+        Running(description: $0.description, source: $0.source, trouble: $0.trouble)
+      }
+  }
+
+  /// Every signal, with the hook that it got.
+  func lines() async -> [Hooks.Line] { hooks.lines + (await modules.all()).flatMap(\.lines) }
 
   // MARK: Status
 
@@ -41,6 +66,7 @@ actor Facts {
     let recent = await around.journal.history(filter)
     let losses = pump.losses
     let memory = Memory.own()
+    let lines = await lines()
     return Reply.Status(
       version: Bpftune.version, pid: getpid(), started: start.iso,
       uptimeSeconds: startClock.duration(to: .now).components.seconds,
@@ -48,8 +74,9 @@ actor Facts {
       holdOut: options.holdOut.share, kernel: KernelVersion.release, cgroup: cgroup,
       namespaces: await supervisor.count,
       hooks: .init(
-        signals: hooks.lines.count, degraded: hooks.degraded.count, missing: hooks.missing.count),
-      signals: hooks.lines.map { Reply.Signal($0) }, tuners: await tuners(),
+        signals: lines.count, degraded: lines.filter(\.isDegraded).count,
+        missing: lines.filter(\.isMissing).count),
+      signals: lines.map { Reply.Signal($0) }, tuners: await tuners(),
       events: .init(
         received: pump.received, folded: pump.counts.values.reduce(0) { $0 + $1.folded },
         lostRingFull: losses.ringFull, lostStreamFull: losses.streamFull,
@@ -84,21 +111,25 @@ actor Facts {
     let counters = around.counters.all
     let effects = await around.journal.effects
     var replies: [Reply.Tuner] = []
-    for (index, tuner) in options.chosenTuners.enumerated() {
+    for running in await running() {
+      let tuner = running.description
       let places = disabled[tuner.name] ?? []
       var named: [Reply.Tuner.Disabled] = []
       for (namespace, why) in places.prefix(Self.mostNamed) {
         named.append(.init(namespace: await title(namespace), why: why))
       }
-      let count = pump.counts[Hooks.Source.tuner(index)] ?? .init()
+      let count = running.source.flatMap { pump.counts[$0] } ?? .init()
       let done = counters[tuner.name]
       let areDisabled = Set(places.map(\.0.id)).count
       replies.append(
         Reply.Tuner(
           name: tuner.name,
-          state: areDisabled == 0
-            ? "enabled" : areDisabled >= namespaces.count ? "disabled" : "partly",
-          disabled: named, disabledCount: places.count, tunables: tuner.tunables.map(\.name),
+          state: running.trouble != nil
+            ? "disabled"
+            : areDisabled == 0
+              ? "enabled" : areDisabled >= namespaces.count ? "disabled" : "partly",
+          trouble: running.trouble, disabled: named, disabledCount: places.count,
+          tunables: tuner.tunables.map(\.name),
           risks: tuner.risks.map(\.name), events: count.events, folded: count.folded,
           changes: done?.changes.values.reduce(0, +) ?? 0,
           advice: done?.advice.values.reduce(0, +) ?? 0,

@@ -7,13 +7,15 @@ import Tuners
 extension Facts {
   /// Turns a tuner on or off, in a namespace or everywhere.
   func turn(_ tuner: String, on: Bool, in text: String?) async throws -> Reply.Switched {
-    guard options.chosenTuners.contains(where: { $0.name == tuner }) else {
-      let names = options.chosenTuners.map { $0.name }.joined(separator: ", ")
+    let running = await running()
+    guard let one = running.first(where: { $0.description.name == tuner }) else {
+      let names = running.map(\.description.name).joined(separator: ", ")
       throw Problem(.notFound, "no tuner \"\(tuner)\" runs; these do: \(names)")
     }
     var place: NetworkNamespace?
     if let text { place = try await namespace(text) }
-    let changed = await supervisor.turn(tuner, on: on, in: place?.id)
+    var changed = await supervisor.turn(tuner, on: on, in: place?.id)
+    if on, one.trouble != nil, await modules.retry(tuner) { changed += 1 }
     var title: Reply.Namespace?
     if let place { title = await self.title(place) }
     if changed > 0 {

@@ -14,9 +14,13 @@ extension Facts {
     clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &usage)
     figures.cpuSeconds = Double(usage.tv_sec) + Double(usage.tv_nsec) / 1e9
     figures.namespaces = await supervisor.count
-    let (degraded, missing) = (hooks.degraded.count, hooks.missing.count)
+    let modules = await modules.all()
+    let lines = await lines()
+    let (degraded, missing) = (
+      lines.filter(\.isDegraded).count, lines.filter(\.isMissing).count
+    )
     figures.signals = [
-      ("first_choice", hooks.lines.count - degraded - missing), ("degraded", degraded),
+      ("first_choice", lines.count - degraded - missing), ("degraded", degraded),
       ("none", missing),
     ]
     let losses = pump.losses
@@ -24,7 +28,7 @@ extension Facts {
       ("ring_full", losses.ringFull), ("stream_full", losses.streamFull),
       ("malformed", losses.malformed),
     ]
-    figures.programs = hooks.programs.compactMap { attached in
+    figures.programs = (hooks.programs + modules.flatMap(\.programs)).compactMap { attached in
       attached.runTime().map {
         Figures.Program(
           name: attached.hook.program, calls: $0.calls, seconds: Double($0.nanoseconds) / 1e9)
@@ -48,10 +52,11 @@ extension Facts {
         disabled[tuner, default: 0] += 1
       }
     }
-    return options.chosenTuners.enumerated().map { index, tuner in
+    return await running().map { running in
+      let tuner = running.description
       var figures = Figures.OfTuner()
       figures.name = tuner.name
-      let count = pump.counts[Hooks.Source.tuner(index)] ?? .init()
+      let count = running.source.flatMap { pump.counts[$0] } ?? .init()
       figures.events = count.events
       figures.folded = count.folded
       if let done = counters[tuner.name] {

@@ -5,16 +5,16 @@ import Tuners
 /// About tunables: their values, whose they are, and why.
 extension Facts {
   /// The tunables of the tuners that run, each once.
-  var tunables: [Tunable] {
+  func tunables() async -> [Tunable] {
     var seen: Set<Tunable> = []
-    return options.chosenTuners.flatMap { $0.tunables }.filter { seen.insert($0).inserted }
+    return await running().flatMap(\.description.tunables).filter { seen.insert($0).inserted }
   }
 
   /// Every tunable of one namespace; those of devices for each device.
   func states(in namespace: NetworkNamespace) async -> [Reply.TunableState] {
     let isOwn = namespace.id == around.directory.own
     var states: [Reply.TunableState] = []
-    for tunable in tunables where isOwn || tunable.scope == .perNamespace {
+    for tunable in await tunables() where isOwn || tunable.scope == .perNamespace {
       guard tunable.name.contains("*") else {
         states.append(await state(of: tunable, in: namespace))
         continue
@@ -43,13 +43,13 @@ extension Facts {
     case .administrator: word = "administrator"
     }
     return Reply.TunableState(
-      tunable: tunable.name, namespace: await title(namespace), tuners: owners(of: tunable),
+      tunable: tunable.name, namespace: await title(namespace), tuners: await owners(of: tunable),
       current: current.map { "\($0)" }, original: original, owner: word, changes: changes)
   }
 
-  func owners(of tunable: Tunable) -> [String] {
+  func owners(of tunable: Tunable) async -> [String] {
     let pattern = tunable.pattern
-    return options.chosenTuners.filter { $0.tunables.contains(pattern) }.map { $0.name }
+    return await running().map(\.description).filter { $0.tunables.contains(pattern) }.map(\.name)
   }
 
   /// What the daemon or an administrator has set in other namespaces than the
@@ -77,9 +77,9 @@ extension Facts {
   // MARK: Explaining
 
   /// Tunables by their name, or by its last part.
-  func tunables(named name: String) throws -> [Tunable] {
+  func tunables(named name: String) async throws -> [Tunable] {
     let path = name.hasPrefix("net/") ? name : Tunable(name, .text, .global, bounds: 0...0).path
-    let found = tunables.compactMap { tunable -> Tunable? in
+    let found = await tunables().compactMap { tunable -> Tunable? in
       if tunable.name == name { return tunable }
       if let device = tunable.device(inPath: path) { return tunable.of(device: device) }
       return tunable.isCalled(name) ? tunable : nil

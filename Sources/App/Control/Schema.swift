@@ -117,6 +117,8 @@ enum Reply {
     let name: String
     /// `enabled`, `disabled`, or `partly`: disabled in some namespaces.
     let state: String
+    /// Why a tuner from outside does not run; nil where it does.
+    let trouble: String?
     let disabled: [Disabled]
     /// In how many namespaces in all; `disabled` shows the first of them.
     let disabledCount: Int

@@ -4,10 +4,12 @@
 #include "bpftune_bpf.h"
 #include "bpftune_event.h"
 #include "bpftune_glibc.h"
+#include "bpftune_module.h"
 #include "bpftune_neightbl.h"
 #include "bpftune_netns.h"
 #include "bpftune_peer.h"
 #include "bpftune_process.h"
 #include "bpftune_sqlite.h"
 #include "bpftune_tcp.h"
+#include "bpftune_tuner.h"
 #endif

@@ -6,6 +6,10 @@
 #include <malloc.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
+#include <sys/inotify.h>
 #include <sys/sysinfo.h>
+
+/* include/uapi/asm-generic/fcntl.h, the same on every processor that we know */
+#define BPFTUNE_O_PATH 010000000
 
 #endif
