@@ -269,7 +269,7 @@ final class ModuleTests: ModuleTestCase {
     try manager.createDirectory(atPath: safe, withIntermediateDirectories: false)
     chmod(safe, 0o755)
     let daemon = try await Daemon("--libdir", safe)
-    func refused(_ words: String) async throws { try await daemon.line(containing: words) }
+    func refused(_ words: String) async throws { _ = try await daemon.line(containing: words) }
     let file = safe + "/igmp-groups.so"
 
     // A file that others can write, that is another's, that is a link, that is none.
