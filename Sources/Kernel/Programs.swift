@@ -186,7 +186,11 @@ public final class Programs: @unchecked Sendable {
   private func open(_ name: String, source: UInt16) throws(BPFObject.Failure) -> BPFObject {
     let image = images[source]
     let object: BPFObject
-    if let image { object = try BPFObject(name, image) } else { object = try BPFObject(named: name) }
+    if let image {
+      object = try BPFObject(name, image)
+    } else {
+      object = try BPFObject(named: name)
+    }
     try object.setConstant("source_id", to: source)
     try object.setConstant("own_tgid", to: ownThreadGroup)
     try object.setConstant("dry_run", to: UInt8(dryRun ? 1 : 0))
