@@ -184,11 +184,39 @@ static __always_inline void send_limited(struct tcp_sock *tp, struct net *net)
 }
 
 /*
+ * Sockets whose queue was long when the kernel measured: in this round trip,
+ * until it is known whether the reader gets to its end. By a part of their
+ * ports; of two with the same, the later counts.
+ */
+#define LATE_READERS 256
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, LATE_READERS);
+	__type(key, __u32);
+	__type(value, __u64);
+} tcp_late_readers SEC(".maps");
+
+static __always_inline __u64 *late_reader(struct sock *sk)
+{
+	__u32 slot = (FIELD(sk, __sk_common.skc_num) ^ FIELD(sk, __sk_common.skc_dport)) &
+		     (LATE_READERS - 1);
+
+	return bpf_map_lookup_elem(&tcp_late_readers, &slot);
+}
+
+/*
  * The application reads as fast as data comes, the buffer stands at the
  * maximum, and what it took in a round trip would have the kernel grow it.
  * Mirrors tcp_rcv_space_adjust() in net/ipv4/tcp_input.c, before it does its
  * work; at any other moment (`polled`) the measurement of this round trip is
  * not complete, and the largest so far stands for it.
+ *
+ * The kernel measures at the first read after a round trip. Where the window is
+ * the limit, data comes as one burst each round trip, and all of it waits when a
+ * late reader gets to it: that moment does not tell it from a slow one. But a
+ * reader that empties the queue before the round trip is over is not slow, and
+ * what it has taken by then is the least for that round trip.
  */
 static __always_inline void receive_limited(struct tcp_sock *tp, struct net *net, bool polled)
 {
@@ -197,8 +225,8 @@ static __always_inline void receive_limited(struct tcp_sock *tp, struct net *net
 	int size = FIELD(sk, sk_rcvbuf);
 	bool moderate = SMALL_FIELD(net, ipv4.sysctl_tcp_moderate_rcvbuf);
 	struct bpftune_event event = {};
+	__u64 elapsed, *late = NULL;
 	__u32 rtt, copied, unread;
-	__u64 elapsed;
 
 	if (moderate && size < limit - limit / 8)
 		return;
@@ -210,20 +238,28 @@ static __always_inline void receive_limited(struct tcp_sock *tp, struct net *net
 	elapsed = bpf_ktime_get_ns() / 1000 - FIELD(tp, rcvq_space.time);
 	if (elapsed > 4ULL * rtt)
 		return;
-	/* A window of data a round trip takes twice that in buffer space. */
+	unread = FIELD(tp, rcv_nxt) - FIELD(tp, copied_seq);
 	if (polled) {
 		copied = FIELD(tp, rcvq_space.space);
 		elapsed = rtt;
 	} else {
+		late = late_reader(sk);
 		copied = FIELD(tp, copied_seq) - FIELD(tp, rcvq_space.seq);
+		if (elapsed < rtt) {
+			if (!late || *late != (__u64)sk || unread)
+				return;
+			*late = 0;
+			elapsed = rtt;
+		}
 	}
-	if (elapsed < rtt)
-		return;
+	/* A window of data a round trip takes twice that in buffer space. */
 	if ((__u64)copied * rtt / elapsed * 4 < (__u64)size)
 		return;
-	unread = FIELD(tp, rcv_nxt) - FIELD(tp, copied_seq);
-	if (unread > copied / 2)
+	if (unread > copied / 2) {
+		if (late)
+			*late = (__u64)sk;
 		return;
+	}
 
 	fill_header(&event.header, net, moderate ? TCP_BUFFER_RECEIVE_LIMIT
 						 : TCP_BUFFER_MODERATION_OFF);

@@ -41,8 +41,10 @@ static const char names[ARM_SLOTS][CA_NAME] = {
 /* Within an array of ARM_SLOTS, whatever the compiler thinks it knows. */
 static __always_inline __u64 slot(__u64 arm)
 {
+#ifdef __bpf__
 	asm volatile("%0 &= 7" : "+r"(arm));
-	return arm;
+#endif
+	return arm & (ARM_SLOTS - 1);
 }
 
 static __always_inline struct tcp_conn_record *record_of(struct tcp_conn_path *path, __u32 arm)
@@ -138,8 +140,10 @@ static __always_inline __u32 problem(struct tcp_conn_path *path)
 	/* A local path, though a busy machine made it look longer at first. */
 	if (path->min_rtt < LOCAL_RTT && lost < LOCAL_LOSS)
 		return REASON_NONE;
+	/* While it does better than the default ever did, that would be no help. */
 	if (path->chosen != path->own && path->won &&
-	    score(record, path->min_rtt) < path->won / 3)
+	    score(record, path->min_rtt) < path->won / 3 &&
+	    score(record, path->min_rtt) < score(record_of(path, path->own), path->min_rtt))
 		return REASON_WORSE;
 	if (path->chosen != ARM_DCTCP && path->segments > 1000 &&
 	    path->marked * 100 > path->segments)

@@ -20,6 +20,9 @@ struct Bench: AsyncParsableCommand {
   @Flag(help: "Print JSON.")
   var json = false
 
+  @Option(help: "Of the group congestion, only the paths whose name contains this.")
+  var path = ""
+
   @Argument(help: "What to measure; everything by default.")
   var groups: [Group] = Group.allCases
 
@@ -37,7 +40,7 @@ struct Bench: AsyncParsableCommand {
         case .namespaces: try await measureNamespaces()
         case .neighbours: try await measureNeighbours()
         case .drops: try await measureDrops()
-        case .congestion: try await measureCongestion()
+        case .congestion: try await measureCongestion(only: path)
         case .startingSizes: try await measureStartingSizes()
         case .memory: try await measureMemorySqueeze()
         case .latencyUnderLoad: try await measureQueue()

@@ -11,6 +11,8 @@ private struct Case {
   let delay: Double
   let options: [String]
   var marks = false
+  /// What netem(8) does in place of the emulator, where the kernel has it.
+  var netem: String?
   /// The kernel's default is as good as any: it must not get worse.
   var isHealthy = false
 
@@ -24,6 +26,8 @@ private struct Case {
     Case(
       name: "20 ms, marks", delay: 10,
       options: rate(50, queue: 1_000_000) + ["--ecn-threshold-bytes", "60000"], marks: true),
+    // What the C program of the same name is measured by.
+    Case(name: "netem, 10 % loss", delay: 0, options: [], netem: "loss 10%"),
   ]
 
   private static func rate(_ megabits: Int, queue: Int) -> [String] {
@@ -32,7 +36,10 @@ private struct Case {
   private static func loss(_ percent: Double) -> [String] { ["--loss-percent", "\(percent)"] }
 
   func path() async throws -> Path {
-    let path = try await Path(delay: delay, options: options)
+    let path =
+      if let netem { try await Path(netem: netem) } else {
+        try await Path(delay: delay, options: options)
+      }
     try await path.setLargeBuffers()
     try await path.left.set(algorithm, "cubic")
     for end in [path.left, path.right] where marks { try await end.set("net.ipv4.tcp_ecn", "1") }
@@ -40,13 +47,16 @@ private struct Case {
   }
 }
 
+private let steady = "steady path"
+private let fairness = "two flows"
+
 /// Connections of 2 s: ten for what it learns, eight for what it knows.
 private let learning = 10
 private let knowing = 8
 
 /// How far the algorithm that a path gets is from the best one for that path,
 /// found by running each in turn; cubic is the default.
-func measureCongestion() async throws -> [Row] {
+func measureCongestion(only name: String) async throws -> [Row] {
   let saved = try await SavedSysctls(allowed)
   do {
     // A namespace may have a default only if it is allowed.
@@ -55,11 +65,17 @@ func measureCongestion() async throws -> [Row] {
       try await TestNamespace.initial.set(allowed, before + " cubic")
     }
     var rows: [Row] = []
-    for one in Case.all {
+    let hasNetem = await Path.hasNetem()
+    for one in Case.all where name.isEmpty || one.name.contains(name) {
+      guard one.netem == nil || hasNetem else {
+        FileHandle.standardError.write(Data("no netem here: not \(one.name)\n".utf8))
+        continue
+      }
       FileHandle.standardError.write(Data("measuring \(one.name) ...\n".utf8))
       rows += try await measure(one)
     }
-    rows += try await measureFairness()
+    if name.isEmpty || steady.contains(name) { rows += try await measureSteadyPath() }
+    if name.isEmpty || fairness.contains(name) { rows += try await measureFairness() }
     await saved.restore()
     return rows
   } catch {
@@ -122,11 +138,36 @@ private func measure(_ one: Case) async throws -> [Row] {
   return rows
 }
 
+/// How often the choice for a path changes that stays as it is: connections of
+/// 2 s for three minutes, after ten to learn from.
+private func measureSteadyPath() async throws -> [Row] {
+  let one = Case(
+    name: steady, delay: 10,
+    options: ["--rate-mbit", "100", "--queue-bytes", "500000", "--loss-percent", "1"])
+  let path = try await one.path()
+  let daemon = try await Daemon("--allow", "tcp-conn", "--rollback")
+  let server = try await Iperf.server(in: path.right)
+  for _ in 0..<learning { _ = try await run(path, options: []) }
+  let before = try await switchesSoFar(path)
+  let trialsBefore = daemon.lines.count { $0.contains(": trying ") }
+  let end = ContinuousClock.now + .seconds(180)
+  while ContinuousClock.now < end { _ = try await run(path, options: []) }
+  let switches = try await switchesSoFar(path) - before
+  let trials = daemon.lines.count { $0.contains(": trying ") } - trialsBefore
+  try await daemon.stop()
+  server.signal(SIGTERM)
+  await path.close()
+  return [
+    Row(what: "\(steady), 3 min: switches", ours: Double(switches), goal: .atMost(0)),
+    Row(what: "\(steady), 3 min: trials", ours: Double(trials), goal: .atMost(1)),
+  ]
+}
+
 /// Two connections at a time over one bottleneck: what the slower one gets of
 /// an equal share, against two of the default.
 private func measureFairness() async throws -> [Row] {
   let one = Case(
-    name: "two flows", delay: 10, options: ["--rate-mbit", "50", "--queue-bytes", "250000"])
+    name: fairness, delay: 10, options: ["--rate-mbit", "50", "--queue-bytes", "250000"])
   let path = try await one.path()
   let daemon = try await Daemon("--allow", "tcp-conn", "--rollback")
   let servers = [
@@ -150,7 +191,7 @@ private func measureFairness() async throws -> [Row] {
   await path.close()
   return [
     Row(
-      what: "two flows: the slower one's part of an equal share, ours / the default",
+      what: "\(fairness): the slower one's part of an equal share, ours / the default",
       ours: mean(ours), reference: mean(theirs), goal: .atLeast(0.95))
   ]
 }

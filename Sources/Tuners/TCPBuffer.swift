@@ -332,11 +332,23 @@ public struct TCPBuffer: Policy {
       "\(buffer) buffer of port \(seen.localPort) \(direction) \(seen.peer) port \(seen.remotePort)"
   }
 
+  /// Whether the connection can use little more than it has, since the scale of
+  /// its window was fixed under a smaller maximum.
+  private func isBeyondScale(_ seen: Observation) -> Bool {
+    seen.scenario == .receiveLimit && seen.window > 0 && seen.limit >= seen.window
+  }
+
   private func reason(_ seen: Observation) -> String {
     let rate = Words.rate(seen.inFlight, in: seen.rtt)
-    let verb = seen.scenario == .sendLimit ? "in flight" : "read"
+    let verb =
+      seen.scenario == .sendLimit
+      ? "of a congestion window of \(Words.bytes(seen.window)) in flight" : "read"
+    let scale =
+      isBeyondScale(seen)
+      ? "; its window is scaled for no more than \(Words.bytes(seen.window)): new connections gain"
+      : ""
     return "\(title(seen)) limited by \(Words.bytes(seen.limit)):"
       + " \(Words.bytes(seen.inFlight)) \(verb) in a round trip of"
-      + " \(Words.microseconds(seen.rtt)), \(rate)"
+      + " \(Words.microseconds(seen.rtt)), \(rate)\(scale)"
   }
 }

@@ -1,3 +1,4 @@
+import Foundation
 import Kernel
 import TestSupport
 import XCTest
@@ -274,6 +275,36 @@ final class TCPConnLongTests: TCPConnTestCase {
       daemon.lines.contains { $0.contains("to \(Path.rightAddress.v4): trying bbr") })
   }
 
+  /// Before Linux 6.12 an older connection is looked at every five seconds, and
+  /// gets what newer ones have found out.
+  func testOlderConnectionsAreLookedAt() async throws {
+    try XCTSkipUnless(
+      KernelVersion.running >= KernelVersion(6, 1) && KernelVersion.running < KernelVersion(6, 12),
+      "this kernel has something better, or nothing")
+    let path = try await path(Self.lossy)
+    let servers = [
+      try await Iperf.server(in: path.right),
+      try await Iperf.server(in: path.right, port: 5202),
+    ]
+    let old = try Command(
+      ["iperf3", "-c", Path.rightAddress.v4, "-p", "5202", "-t", "120"], netns: path.left.name)
+    let sockets = { () async throws -> String in
+      try await execute(
+        "ss", "-tinH", "state", "established", "dport", "=", ":5202", netns: path.left.name)
+    }
+    try await eventually("the connection") { try await sockets().contains(" reno ") }
+    let daemon = try await daemon()
+    _ = try await run(path, 5)
+    // The one of iperf3 that carries data.
+    try await eventually(upTo: 30, "the older connection to be moved") {
+      try await sockets().contains(" bbr ")
+    }
+    old.signal(SIGKILL)
+    try await daemon.stop()
+    for server in servers { server.signal(SIGTERM) }
+    await path.close()
+  }
+
   func testThinConnectionsGetLinearTimeouts() async throws {
     try XCTSkipIf(
       KernelVersion.running < KernelVersion(6, 1),
@@ -292,5 +323,97 @@ final class TCPConnLongTests: TCPConnTestCase {
     try await daemon.stop()
     server.signal(SIGTERM)
     await path.close()
+  }
+}
+
+/// What takes netem, htcp or dctcp: kernels in guests have all of them.
+final class TCPConnModuleTests: TCPConnTestCase {
+  private func skipWithoutNetem() async throws {
+    guard !Guest.isHere else { return }
+    let hasNetem = await Path.hasNetem()
+    try XCTSkipUnless(hasNetem, "\(KernelVersion.release) has no netem")
+  }
+
+  private func skipWithout(_ module: String) async throws {
+    guard !Guest.isHere else { return }
+    _ = try? await execute("modprobe", "-q", module)
+    try XCTSkipUnless(available(module), "\(KernelVersion.release) has no \(module)")
+  }
+
+  private func available(_ module: String) -> Bool {
+    let path = "/proc/sys/net/ipv4/tcp_available_congestion_control"
+    let text = (try? String(contentsOfFile: path, encoding: .utf8)) ?? ""
+    return text.contains(module.dropFirst("tcp_".count))
+  }
+
+  /// One segment of ten is lost, and the round trip is that of a local network:
+  /// what the C program of the same name is measured by.
+  func testLongMuchLossByNetem() async throws {
+    try await skipWithoutNetem()
+    let path = try await Path(netem: "loss 10%")
+    try await path.setLargeBuffers()
+    try await path.left.set(Self.algorithm, "cubic")
+    let server = try await Iperf.server(in: path.right)
+    let without = try await run(path, 1)
+    let daemon = try await daemon()
+    for _ in 0..<3 { _ = try await run(path, 1) }
+    let with = try await run(path, 1)
+    let known = try await ConnectionPath.all(from: path.left)
+    try await daemon.stop()
+    server.signal(SIGTERM)
+    await path.close()
+
+    print("10 % loss by netem: \(without.rate) Mbit/s with cubic, \(with.rate) with the daemon")
+    XCTAssertEqual(with.algorithm, "bbr")
+    XCTAssertEqual(known.first?.reason, "loss")
+    XCTAssertGreaterThan(with.rate, without.rate)
+  }
+
+  /// The module is loaded, the algorithm allowed while the daemon runs, and tried.
+  func testLongDCTCPIsLoadedWhereThePathMarks() async throws {
+    try await skipWithout("tcp_dctcp")
+    let path = try await path(Self.clean + ["--ecn-threshold-bytes", "20000"], delay: 10)
+    for end in [path.left, path.right] { try await end.set("net.ipv4.tcp_ecn", "1") }
+    let server = try await Iperf.server(in: path.right)
+    let daemon = try await daemon()
+    _ = try await run(path, 5)
+    let last = try await run(path, 3)
+    let allowed = try await TestNamespace.initial.sysctl(Self.allowed)
+    let known = try await ConnectionPath.all(from: path.left)
+    try await daemon.stop()
+    let after = try await TestNamespace.initial.sysctl(Self.allowed)
+    server.signal(SIGTERM)
+    await path.close()
+
+    XCTAssertTrue(allowed.contains("dctcp"), allowed)
+    XCTAssertFalse(after.contains("dctcp"), "put back on exit")
+    let line = try XCTUnwrap(known.first)
+    XCTAssertTrue(line.algorithms.contains { $0.algorithm == "dctcp" }, "\(line)")
+    XCTAssertEqual(last.algorithm, line.chosen)
+    print("marks: \(line.chosen): \(line.algorithms)")
+  }
+
+  /// htcp comes after bbr: here bbr has no module to be loaded.
+  func testLongHTCPWhereThereIsNoBBR() async throws {
+    try XCTSkipUnless(Guest.isHere, "takes bbr away from the machine")
+    let configuration = "/etc/modprobe.d/bpftune-test.conf"
+    try "install tcp_bbr /bin/false\n".write(
+      toFile: configuration, atomically: true, encoding: .utf8)
+    defer { try? FileManager.default.removeItem(atPath: configuration) }
+    _ = try? await execute("rmmod", "tcp_bbr")
+    try XCTSkipIf(available("tcp_bbr"), "bbr is loaded, and in use")
+    let path = try await path(Self.lossy)
+    let server = try await Iperf.server(in: path.right)
+    let daemon = try await daemon()
+    for _ in 0..<3 { _ = try await run(path, 3) }
+    let known = try await ConnectionPath.all(from: path.left)
+    try await daemon.stop()
+    server.signal(SIGTERM)
+    await path.close()
+
+    XCTAssertTrue(daemon.lines.contains { $0.contains("trying htcp") }, "\(daemon.lines)")
+    let line = try XCTUnwrap(known.first)
+    XCTAssertTrue(line.algorithms.contains { $0.algorithm == "htcp" }, "\(line)")
+    XCTAssertFalse(line.algorithms.contains { $0.algorithm == "bbr" }, "\(line)")
   }
 }

@@ -179,4 +179,63 @@ final class TCPListenTests: IntegrationTestCase {
     XCTAssertTrue(
       daemon.changes(of: Self.synCookies).first?.contains("a flood of SYNs") ?? false)
   }
+
+  /// Room that was made for connections is taken back when a flood fills it.
+  func testLongFloodTakesBackTheRoomMadeForConnections() async throws {
+    let path = try await Path(delay: 50)
+    try await path.right.set(Self.synCookies, "0")
+    try await path.right.set(Self.synBacklog, "64")
+    try await path.right.set("net.ipv4.tcp_no_metrics_save", "1")
+    // What answers the flood goes nowhere.
+    try await execute(
+      "ip", "route", "add", "10.99.0.0/16", "dev", "lo", netns: path.right.name)
+    let server = try await TCPLoad.server(in: path.right, port: 8006, backlog: 1024, pause: 5)
+    let daemon = try await Daemon("--allow", "tcp-listen")
+    for _ in 0..<2 {
+      try await TCPLoad.burst(from: path.left, to: Path.rightAddress.v4, port: 8006, count: 250)
+    }
+    let raised = Int(try await path.right.sysctl(Self.synBacklog)) ?? 0
+    let flood = try TCPLoad.flood(
+      in: path.right, from: "10.99.0.0", to: Path.rightAddress.v4, port: 8006, count: 8000,
+      rate: 1000)
+    try await eventually(upTo: 20, "SYN cookies, and the backlog as it was") {
+      let cookies = try await path.right.sysctl(Self.synCookies)
+      let backlog = try await path.right.sysctl(Self.synBacklog)
+      return cookies == "1" && backlog == "64"
+    }
+    let established = try await TCPLoad.burst(
+      from: path.left, to: Path.rightAddress.v4, port: 8006, count: 50)
+    flood.signal(SIGKILL)
+    try await daemon.stop()
+    server.signal(SIGTERM)
+    await path.close()
+    XCTAssertGreaterThan(raised, 250)
+    XCTAssertEqual(established, 50)
+  }
+
+  /// With cookies on the kernel does not look at the backlog, and they hold a
+  /// flood off: there is nothing to change.
+  func testLongFloodAgainstCookiesChangesNothing() async throws {
+    let namespace = try await namespace()
+    try await namespace.set(Self.synCookies, "1")
+    try await namespace.set(Self.synBacklog, "128")
+    let server = try await TCPLoad.server(in: namespace, port: 8007, backlog: 1024, pause: 5)
+    let daemon = try await Daemon("--allow", "tcp-listen")
+    let flood = try TCPLoad.flood(
+      in: namespace, from: "10.99.0.0", to: Self.address, port: 8007, count: 4000, rate: 1000)
+    try await eventually("cookies to go out") {
+      try await TCPLoad.counter("SyncookiesSent", in: namespace) > 0
+    }
+    let established = try await TCPLoad.burst(
+      from: namespace, to: Self.address, port: 8007, count: 50)
+    try await flood.wait(upTo: 30)
+    try await daemon.stop()
+    let backlog = try await namespace.sysctl(Self.synBacklog)
+    let cookies = try await namespace.sysctl(Self.synCookies)
+    server.signal(SIGTERM)
+    await namespace.delete()
+    XCTAssertEqual(established, 50)
+    XCTAssertEqual([backlog, cookies], ["128", "1"])
+    XCTAssertEqual(daemon.changes(of: Self.synBacklog), [])
+  }
 }

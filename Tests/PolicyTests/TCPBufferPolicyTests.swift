@@ -47,6 +47,26 @@ final class TCPBufferPolicyTests: XCTestCase {
     XCTAssertEqual(send.first?.assumed.number, 65536)
   }
 
+  func testTheReasonNamesTheWindow() throws {
+    var policy = try policy()
+    guard case .adjust(let send) = policy.decide(seen(inFlight: 30 << 10)) else {
+      return XCTFail("no adjustment")
+    }
+    let reason = send.first?.reason ?? ""
+    XCTAssertTrue(reason.contains("30 KiB of a congestion window of 60 KiB in flight"), reason)
+    // A window scale that was fixed under a small maximum keeps the connection
+    // from using a larger one.
+    for (window, isCapped): (Int64, Bool) in [(65536, true), (8 << 20, false)] {
+      var observation = seen(.receiveLimit, limit: 1 << 20, inFlight: 400_000)
+      observation.window = window
+      guard case .adjust(let receive) = policy.decide(observation) else {
+        return XCTFail("no adjustment")
+      }
+      let reason = receive.first?.reason ?? ""
+      XCTAssertEqual(reason.contains("scaled for no more than 64 KiB"), isCapped, reason)
+    }
+  }
+
   func testModerationIsSwitchedOn() throws {
     var policy = try policy()
     guard case .adjust(let adjustments) = policy.decide(seen(.moderationOff, limit: 0)) else {

@@ -4,7 +4,8 @@ import Foundation
 public final class Path: Sendable {
   public let left: TestNamespace
   public let right: TestNamespace
-  private let emulator: Command
+  /// Nil where the kernel itself makes the path what it is.
+  private let emulator: Command?
 
   /// Addresses of the two ends, by version.
   public static let leftAddress = (v4: "10.98.1.1", v6: "fd98::1")
@@ -20,7 +21,7 @@ public final class Path: Sendable {
   ) async throws {
     if let left { self.left = left } else { self.left = try await TestNamespace("left") }
     if let right { self.right = right } else { self.right = try await TestNamespace("right") }
-    emulator = try Command(
+    let emulator = try Command(
       [
         Products.path("path-emulator"), "--left", self.left.name ?? "init",
         "--right", self.right.name ?? "init",
@@ -28,7 +29,43 @@ public final class Path: Sendable {
         "--left-addr", "\(Self.leftAddress.v6)/64", "--right-addr", "\(Self.rightAddress.v6)/64",
         "--delay-ms", "\(delay)",
       ] + options)
+    self.emulator = emulator
     try await emulator.line(containing: "ready")
+  }
+
+  /// A pair of virtual devices with netem(8) on the left one: `loss 10%`. Fails
+  /// where the kernel has no netem.
+  public init(netem options: String) async throws {
+    left = try await TestNamespace("left")
+    right = try await TestNamespace("right")
+    emulator = nil
+    try await execute(
+      "ip", "link", "add", "path0", "type", "veth", "peer", "name", "path0", "netns",
+      right.name ?? "init", netns: left.name)
+    for (end, v4, v6) in [
+      (left, Self.leftAddress.v4, Self.leftAddress.v6),
+      (right, Self.rightAddress.v4, Self.rightAddress.v6),
+    ] {
+      try await execute("ip", "addr", "add", "\(v4)/24", "dev", "path0", netns: end.name)
+      try await execute(
+        "ip", "addr", "add", "\(v6)/64", "dev", "path0", "nodad", netns: end.name)
+      try await execute("ip", "link", "set", "path0", "up", netns: end.name)
+    }
+    do {
+      try await execute(
+        "sh", "-c", "tc qdisc add dev path0 root netem \(options)", netns: left.name)
+    } catch {
+      await left.delete()
+      await right.delete()
+      throw error
+    }
+  }
+
+  /// Whether this kernel has netem, or a module of it.
+  public static func hasNetem() async -> Bool {
+    guard let path = try? await Path(netem: "limit 1000") else { return false }
+    await path.close()
+    return true
   }
 
   /// Buffers large enough that they are no limit, on both sides.
@@ -42,10 +79,10 @@ public final class Path: Sendable {
   /// Ends the emulator and deletes the namespaces; what the emulator counted.
   @discardableResult
   public func close() async -> String {
-    emulator.signal(SIGTERM)
-    _ = try? await emulator.wait()
+    emulator?.signal(SIGTERM)
+    _ = try? await emulator?.wait()
     await left.delete()
     await right.delete()
-    return emulator.output
+    return emulator?.output ?? ""
   }
 }
