@@ -60,8 +60,8 @@ static void event(const struct bpftune_observation *seen, const struct bpftune_r
 	}
 	adjustment.wanted = limit < 1 ? 1 : limit * 2 < most ? limit * 2 : most;
 	snprintf(reason, sizeof(reason),
-		 "refused a socket its multicast group, %u times, for it is in %lld already",
-		 seen->folded + 1, (long long)limit);
+		 "refused a socket its multicast group, for it is in %lld already (%u refusals)",
+		 (long long)limit, seen->folded + 1);
 	adjustment.reason = reason;
 	reply->adjust(reply, &adjustment);
 }

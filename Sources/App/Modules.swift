@@ -208,6 +208,8 @@ actor Modules {
       module: module, tuner: tuner, work: work, guardian: guardian)
     around.log.notice(
       "\(description.name) is loaded from \(path), which \(module.module.about)")
+    // Opening a BPF object takes the kernel's type information, some megabytes.
+    Memory.giveBackFreed()
     for line in module.lines where line.report.hook == nil {
       let refusals = line.report.refusals.map { "\($0.hook): \($0.reason)" }
       around.log.warning(

@@ -62,6 +62,7 @@ public final class Daemon: Sendable {
     return try await command.wait(upTo: 10)
   }
 
+  @discardableResult
   public func line(containing text: String, upTo seconds: Double = 10) async throws -> String {
     try await command.line(containing: text, upTo: seconds)
   }

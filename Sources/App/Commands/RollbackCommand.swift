@@ -18,7 +18,11 @@ struct RollbackCommand: ParsableCommand {
   @Option(
     name: .customLong("state-dir"),
     help: ArgumentHelp("Where a daemon that has ended kept its state.", valueName: "dir"))
-  var stateDirectory = "/var/lib/bpftune"
+  var givenStateDirectory: String?
+
+  /// The daemon has an option of that name, which takes the value wherever it stands.
+  @ParentCommand var daemon: Bpftune
+  private var stateDirectory: String { givenStateDirectory ?? daemon.options.stateDirectory }
 
   /// Without a daemon: what the last one left behind.
   private func afterTheDaemon() throws -> Reply.RolledBack {
