@@ -4,8 +4,9 @@
 PREFIX ?= /usr/local
 DESTDIR ?=
 SWIFT ?= swift
-# No path of this checkout goes into what is built.
-RELEASE = --configuration release --static-swift-stdlib \
+# No path of this checkout goes into what is built, and no library is looked for
+# beside the executable (which is also what a static one cannot start with).
+RELEASE = --configuration release --static-swift-stdlib --disable-local-rpath \
 	-Xswiftc -file-prefix-map -Xswiftc $(CURDIR)=. -Xcc -ffile-prefix-map=$(CURDIR)=.
 VERSION := $(shell sed -n 's/.*let version = "\(.*\)"/\1/p' Sources/App/Bpftune.swift)
 # Of the packages, where the same version is packaged once more.

@@ -5,6 +5,17 @@ let swiftSettings: [SwiftSetting] = [
   .enableUpcomingFeature("ExistentialAny")
 ]
 
+/// What `make tarball` asks for: glibc inside, too. Of the flags, static-pie is for
+/// an address of its own at each start; only lld can do it.
+let staticLink: [LinkerSetting] =
+  Context.environment["BPFTUNE_STATIC"] == nil
+  ? []
+  : [
+    .unsafeFlags([
+      "-static-executable", "-use-ld=lld", "-Xclang-linker", "-static-pie",
+    ])
+  ]
+
 let package = Package(
   name: "bpftune",
   products: [
@@ -28,7 +39,7 @@ let package = Package(
         .product(name: "NIOPosix", package: "swift-nio"),
         .product(name: "NIOHTTP1", package: "swift-nio"),
       ],
-      swiftSettings: swiftSettings),
+      swiftSettings: swiftSettings, linkerSettings: staticLink),
     .target(
       name: "Tuners",
       dependencies: ["State", "Kernel", .product(name: "Logging", package: "swift-log")],

@@ -4,6 +4,7 @@
 
 #include <errno.h>
 #include <grp.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -13,9 +14,24 @@
 
 gid_t bpftune_group(const char *name)
 {
-	struct group *group = getgrnam(name);
+	gid_t gid = (gid_t)-1;
+	struct group *group;
+	/*
+	 * sysusers.d makes it there. Not getgrnam(3): that loads what
+	 * nsswitch.conf names, which a static executable cannot.
+	 */
+	FILE *file = fopen("/etc/group", "re");
 
-	return group ? group->gr_gid : (gid_t)-1;
+	if (!file)
+		return gid;
+	while ((group = fgetgrent(file))) {
+		if (!strcmp(group->gr_name, name)) {
+			gid = group->gr_gid;
+			break;
+		}
+	}
+	fclose(file);
+	return gid;
 }
 
 int bpftune_local_socket(const char *path, gid_t group, mode_t mode)

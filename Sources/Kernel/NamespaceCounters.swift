@@ -24,7 +24,13 @@ public enum NamespaceCounters {
   /// Columns of `stat/nf_conntrack`, which has a line for each CPU, in
   /// hexadecimal; each summed up. Empty where connections are not tracked.
   public static func conntrack(_ names: [String]) -> [Int64] {
-    let rows = rows(of: folder + "stat/nf_conntrack")
+    perProcessor("nf_conntrack", names)
+  }
+
+  /// Columns of a file in `stat`, which has a line for each CPU, in hexadecimal;
+  /// each summed up, those that are absent left out.
+  static func perProcessor(_ file: String, _ names: [String]) -> [Int64] {
+    let rows = rows(of: folder + "stat/" + file)
     guard let header = rows.first else { return [] }
     return names.compactMap { name in
       guard let column = header.firstIndex(where: { $0 == name }) else { return nil }

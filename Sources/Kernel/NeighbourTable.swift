@@ -10,6 +10,31 @@ public enum NeighbourTable: String, CaseIterable, Sendable {
   /// `AF_INET` or `AF_INET6`.
   public var family: Int32 { self == .arp ? AF_INET : AF_INET6 }
 
+  /// What the kernel has counted for a table since it was started.
+  public struct Counts: Sendable, Equatable {
+    /// `forced_gc_runs`: collections since the table was too full.
+    public var forcedCollections: Int64
+    /// `table_fulls`: entries that were refused.
+    public var refused: Int64
+    /// `unresolved_discards`: packets that were dropped since too many waited for an
+    /// address.
+    public var discarded: Int64
+
+    public init(forcedCollections: Int64, refused: Int64, discarded: Int64) {
+      self.forcedCollections = forcedCollections
+      self.refused = refused
+      self.discarded = discarded
+    }
+  }
+
+  /// From /proc/net/stat, which only the init namespace has; nil elsewhere.
+  public func counts() -> Counts? {
+    let sums = NamespaceCounters.perProcessor(
+      rawValue, ["forced_gc_runs", "table_fulls", "unresolved_discards"])
+    guard sums.count == 3 else { return nil }
+    return Counts(forcedCollections: sums[0], refused: sums[1], discarded: sums[2])
+  }
+
   /// Sets `gc_thresh1`, 2 or 3. Only the init namespace may.
   func set(threshold: Int, to value: Int64) throws(NetlinkFailure) {
     let error = bpftune_neightbl_set(

@@ -27,7 +27,7 @@ public struct Conntrack: Policy {
           .section(.tracepoint), "tp_btf/kfree_skb, by reason", object: "conntrack",
           program: "conntrack_drop", since: KernelVersion(5, 18)),
         Hook(
-          .section(.tracepoint), "tp_btf/kfree_skb, by place", object: "conntrack",
+          .section(.tracepoint), "tp_btf/kfree_skb, by place", object: "conntrack_place",
           program: "conntrack_drop_somewhere"),
       ])
   ]
@@ -36,7 +36,7 @@ public struct Conntrack: Policy {
     "namespaces whose packets netfilter dropped, on request",
     [Hook(.request, "raw_tp, run by hand", object: "conntrack", program: "conntrack_report")])
 
-  /// `enum conntrack_scenario` in bpf/conntrack.bpf.c.
+  /// `enum conntrack_scenario` in bpf/conntrack.h.
   public enum Scenario: Int64, CaseIterable, Sendable {
     case drop = 1
     case look = 2

@@ -38,6 +38,15 @@ public struct Neigh: Policy {
       bounds: 1...Int64(Int32.max / 2))
   }
 
+  /// Bytes that may wait for the address of one neighbour of a device, in the
+  /// truesize of packets: past that the oldest is dropped (`__neigh_event_send`
+  /// in net/core/neighbour.c). `unres_qlen` is the same number in packets.
+  public static func queueLimit(of table: NeighbourTable) -> Tunable {
+    Tunable(
+      "net.\(table.version).neigh.*.unres_qlen_bytes", .scalar, .perNamespace,
+      bounds: 0...Int64(Int32.max))
+  }
+
   /// Whether the device takes no gratuitous ARP (`arp_process` in
   /// net/ipv4/arp.c).
   public static let dropGratuitous = Tunable(
@@ -46,7 +55,7 @@ public struct Neigh: Policy {
   public static let tunables =
     NeighbourTable.allCases.flatMap { table in
       [1, 2, 3].map { threshold($0, of: table) }
-        + [staleTime(of: table), reachableTime(of: table)]
+        + [staleTime(of: table), reachableTime(of: table), queueLimit(of: table)]
     } + [dropGratuitous]
 
   static let dropRisk = Risk(
@@ -93,6 +102,7 @@ public struct Neigh: Policy {
     case churn = 3
     case unsolicited = 4
     case probes = 5
+    case waited = 6
 
     var name: String {
       switch self {
@@ -101,6 +111,7 @@ public struct Neigh: Policy {
       case .churn: "neighbours evicted and made again"
       case .unsolicited: "flood of unsolicited ARP"
       case .probes: "neighbours probed too often"
+      case .waited: "packets lost while an address was asked for"
       }
     }
   }
@@ -109,6 +120,7 @@ public struct Neigh: Policy {
   enum Value: Int, CaseIterable {
     case family, entries, gcEntries, threshold1, threshold2, threshold3
     case rate, refused, need, count, away, accepts, nameLow, nameHigh
+    case queue, lost
   }
 
   public static let mirrors: [String: [String: Int64]] = [
@@ -118,12 +130,13 @@ public struct Neigh: Policy {
       "NEIGH_CHURN": Scenario.churn.rawValue,
       "NEIGH_UNSOLICITED": Scenario.unsolicited.rawValue,
       "NEIGH_PROBES": Scenario.probes.rawValue,
+      "NEIGH_WAITED": Scenario.waited.rawValue,
     ],
     "neigh_value": Dictionary(
       uniqueKeysWithValues: zip(
         [
           "FAMILY", "ENTRIES", "GC_ENTRIES", "THRESH1", "THRESH2", "THRESH3", "RATE", "REFUSED",
-          "NEED", "COUNT", "AWAY", "ACCEPTS", "NAME_LOW", "NAME_HIGH",
+          "NEED", "COUNT", "AWAY", "ACCEPTS", "NAME_LOW", "NAME_HIGH", "QUEUE", "LOST",
         ].map { "NEIGH_" + $0 }, Value.allCases.map { Int64($0.rawValue) })),
   ]
 
@@ -144,13 +157,20 @@ public struct Neigh: Policy {
     public var refused: Int64
     /// Addresses in the prefixes of the device concerned.
     public var need: Int64
-    /// Entries made again, learned unasked for, or probed in a second.
+    /// Entries made again, learned unasked for, or probed in a second; packets
+    /// lost while they waited for an address.
     public var count: Int64
-    /// Milliseconds that one of those made again was away, at most.
+    /// Milliseconds that one of those made again was away, at most; or that the
+    /// queue of packets was full.
     public var away: Int64
     /// `arp_accept` is on for the device.
     public var accepts: Bool
     public var device: String
+    /// Bytes that may wait for an address on the device, and those that were lost.
+    public var queue: Int64 = 0
+    public var lost: Int64 = 0
+    /// The table's counters, where they were read.
+    public var counts: NeighbourTable.Counts?
     public var namespace: NamespaceID
     /// Bytes that are free on the machine.
     public var freeMemory: Int64
@@ -174,8 +194,15 @@ public struct Neigh: Policy {
       thresholds: [value(.threshold1), value(.threshold2), value(.threshold3)],
       rate: value(.rate), refused: value(.refused), need: value(.need), count: value(.count),
       away: value(.away), accepts: value(.accepts) != 0,
-      device: Words.text(value(.nameLow), value(.nameHigh)), namespace: event.namespace,
+      device: Words.text(value(.nameLow), value(.nameHigh)), queue: value(.queue),
+      lost: value(.lost), namespace: event.namespace,
       freeMemory: freeMemory, time: event.time)
+  }
+
+  /// Adds the table's counters, but for growing: that must not wait for a file.
+  public static func complete(_ seen: inout Observation) {
+    guard seen.scenario != .filling else { return }
+    seen.counts = seen.table.counts()
   }
 
   // MARK: State
@@ -217,6 +244,9 @@ public struct Neigh: Policy {
     /// nanoseconds until it is tried without; doubles each time.
     var lastChurn: UInt64 = 0
     var hold: UInt64 = 0
+    /// The table's counters when they were read first, and last.
+    var first: NeighbourTable.Counts?
+    var last: NeighbourTable.Counts?
   }
 
   struct Device: Hashable {
@@ -224,13 +254,13 @@ public struct Neigh: Policy {
     let name: String
   }
 
-  /// A tunable of a device: one of the two times above.
+  /// A tunable of a device: one of the two times above, or the queue.
   struct Place: Hashable {
     let namespace: NamespaceID
     let tunable: Tunable
   }
 
-  /// A time that was too short for a device.
+  /// A time that was too short for a device, or a queue.
   struct Kept {
     /// Before the first change, and now.
     var original: Int64
@@ -267,6 +297,9 @@ public struct Neigh: Policy {
   /// later.
   static let staleTimes: ClosedRange<Int64> = 60...900
   static let reachableTimes: ClosedRange<Int64> = 30_000...240_000
+  /// Bytes: no queue for an address gets longer. Who is never found holds as much
+  /// for three seconds.
+  static let mostQueue: Int64 = 4 << 20
   static let mostDevices = 256
   /// Nanoseconds: once an hour something is tried without.
   static let mostHold: UInt64 = 3_600_000_000_000
@@ -293,6 +326,10 @@ public struct Neigh: Policy {
     }
     var table = tables[seen.table] ?? Table(original: seen.thresholds)
     if table.raised.isEmpty { table.original = seen.thresholds }
+    if let counts = seen.counts {
+      table.first = table.first ?? counts
+      table.last = counts
+    }
     defer { tables[seen.table] = table }
     switch seen.scenario {
     case .filling: return grow(&table, seen)
@@ -300,6 +337,14 @@ public struct Neigh: Policy {
     case .churn: return keep(&table, seen)
     case .unsolicited: return drop(seen)
     case .probes: return trust(seen)
+    case .waited: return lengthen(seen)
+    }
+  }
+
+  public var findings: [String] {
+    tables.compactMap { table, known in
+      guard let first = known.first, let last = known.last else { return nil }
+      return "\(table.rawValue): \(first.words(upTo: last))"
     }
   }
 
@@ -350,13 +395,13 @@ public struct Neigh: Policy {
       let device = Device(namespace: holding.namespace, name: name)
       floods[device] = Flood(dropping: true, since: time, hold: times.drop.nanoseconds)
     }
-    let times = NeighbourTable.allCases.flatMap {
-      [Self.staleTime(of: $0), Self.reachableTime(of: $0)]
+    let ofDevices = NeighbourTable.allCases.flatMap {
+      [Self.staleTime(of: $0), Self.reachableTime(of: $0), Self.queueLimit(of: $0)]
     }
-    if times.contains(where: { $0.device(inPath: path) != nil }) {
+    if ofDevices.contains(where: { $0.device(inPath: path) != nil }) {
       kept[Place(namespace: holding.namespace, tunable: holding.tunable)] = Kept(
         original: original, current: written, raised: true, last: time,
-        hold: self.times.keep.nanoseconds)
+        hold: times.keep.nanoseconds)
     }
   }
 
@@ -374,6 +419,15 @@ public struct Neigh: Policy {
     case .advised: break
     }
     return kept
+  }
+}
+
+extension NeighbourTable.Counts {
+  /// How they went on, in words.
+  func words(upTo now: Self) -> String {
+    "\(forcedCollections) forced collections, \(refused) entries refused and \(discarded) packets"
+      + " lost in queues when they were counted first, \(now.forcedCollections &- forcedCollections),"
+      + " \(now.refused &- refused) and \(now.discarded &- discarded) since"
   }
 }
 

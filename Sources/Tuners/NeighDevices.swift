@@ -44,7 +44,29 @@ extension Neigh {
     return longer.map { .adjust([$0]) } ?? .leave("they are probed as seldom as can be")
   }
 
-  /// A longer time for a device; nil when it is as long as can be. What holds
+  // MARK: Packets that wait for an address
+
+  /// Packets were lost that would have arrived, since the neighbour has answered
+  /// in the end: the next time there is room for them. Those for a neighbour that
+  /// never answers make no events.
+  mutating func lengthen(_ seen: Observation) -> Decision {
+    guard seen.queue > 0, seen.lost > 0 else { return .leave("none may wait") }
+    let most = max(seen.queue, min(Self.mostQueue, seen.freeMemory / 1024))
+    let lost =
+      "\(seen.count) packets were lost while a neighbour on \(seen.device) was asked for its"
+      + " address, which took \(seen.away) ms from when the \(Words.bytes(seen.queue)) that may"
+      + " wait were full"
+    let growth = learningRate.growth(most: 16)
+    let longer = raise(
+      Self.queueLimit(of: seen.table), of: seen, usual: seen.queue...most, reason: lost,
+      to: { now in
+        // Of a time when it was shorter: what is there by now may be enough.
+        max(now, min(seen.queue + seen.lost + seen.lost / 4, Int64(Double(seen.queue) * growth)))
+      })
+    return longer.map { .adjust([$0]) } ?? .leave("\(lost); as many may wait as can be")
+  }
+
+  /// A longer time or queue for a device; nil when it is as long as can be. What holds
   /// there before is not known yet: if not the usual value, the namespace says.
   private mutating func raise(
     _ pattern: Tunable, of seen: Observation, usual: ClosedRange<Int64>, reason: String,

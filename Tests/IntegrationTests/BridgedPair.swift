@@ -103,21 +103,60 @@ struct BridgedPair {
 
   /// Sends a datagram to each of so many addresses; how many arrived.
   func send(to count: Int) async throws -> Int {
-    let receiver = try await network.inside { () -> Int32 in
-      let fd = Self.datagramSocket()
-      return Self.withAddress(in_addr(s_addr: 0)) { bind(fd, $0, $1) } == 0 ? fd : -1
+    try await arrived(of: count) { try await send(count) { $0 } }
+  }
+
+  /// Sends so many datagrams to one address while nothing comes through to who
+  /// has it, so that they wait until it is asked for again, after a second; how
+  /// many arrived.
+  func sendUnanswered(_ count: Int, to index: Int) async throws -> Int {
+    try await arrived(of: count) {
+      try await forward(false)
+      let sender = try await send(count) { _ in index }
+      try await Task.sleep(for: .milliseconds(100))
+      try await forward(true)
+      return sender
     }
-    defer { close(receiver) }
-    let sender = try await host.inside { () -> Int32 in
+  }
+
+  /// Sends so many datagrams to an address that nobody has.
+  func sendToNobody(_ count: Int) async throws {
+    close(try await send(count) { _ in 40_000 })
+  }
+
+  /// Whether the network's port belongs to the bridge.
+  private func forward(_ forwards: Bool) async throws {
+    if forwards {
+      try await execute("ip", "link", "set", "p-n0", "master", "br0", netns: bridge.name)
+    } else {
+      try await execute("ip", "link", "set", "p-n0", "nomaster", netns: bridge.name)
+    }
+  }
+
+  /// A socket that has sent so many datagrams, each with its number.
+  private func send(_ count: Int, to index: @escaping @Sendable (Int) -> Int) async throws -> Int32
+  {
+    try await host.inside { () -> Int32 in
       let fd = Self.datagramSocket()
-      for index in 0..<count {
-        var text = UInt32(index)
-        _ = Self.withAddress(Self.address(index)) {
+      for number in 0..<count {
+        var text = UInt32(number)
+        _ = Self.withAddress(Self.address(index(number))) {
           sendto(fd, &text, 4, Int32(MSG_DONTWAIT), $0, $1)
         }
       }
       return fd
     }
+  }
+
+  /// How many different ones of so many datagrams arrive, sent by what gives a
+  /// socket.
+  private func arrived(of count: Int, by send: () async throws -> Int32) async throws -> Int {
+    let receiver = try await network.inside { () -> Int32 in
+      let fd = Self.datagramSocket()
+      return Self.withAddress(in_addr(s_addr: 0)) { bind(fd, $0, $1) } == 0 ? fd : -1
+    }
+    defer { close(receiver) }
+    let sender = try await send()
     defer { close(sender) }
     var arrived: Set<UInt32> = []
     var quiet = 0

@@ -305,7 +305,7 @@ final class NeighTests: IntegrationTestCase {
     let with = try await link.send(to: count)
     try await daemon.stop()
     await link.delete()
-    let device = link.hasVLAN ? "a VLAN" : "a veth"
+    let device = link.hasVLAN ? "a VLAN" : "a veth, since this kernel has no VLANs"
     print("neigh: datagrams to \(count) addresses by \(device): \(without) without, \(with) with")
     XCTAssertEqual(with, count)
     XCTAssertFalse(changes(daemon, of: "ipv4").isEmpty)

@@ -272,6 +272,64 @@ final class NeighPolicyTests: XCTestCase {
     XCTAssertNil(policy.recheck)
   }
 
+  // MARK: Packets that wait for an address
+
+  private func waited(_ queue: Int64, lost: Int64, free: Int64 = 20 * gibibyte)
+    -> Neigh.Observation
+  {
+    var seen = seen(.waited, gcEntries: 3, count: lost / 768, away: 900, free: free)
+    seen.queue = queue
+    seen.lost = lost
+    return seen
+  }
+
+  func testAQueueGetsRoomForWhatWasLost() throws {
+    var policy = try policy()
+    let lost = waited(212_992, lost: 800_000)
+    XCTAssertEqual(
+      adjustments(policy.decide(lost)).map(\.tunable.name), ["net.ipv4.neigh.eth0.unres_qlen_bytes"]
+    )
+    XCTAssertEqual(apply(&policy, lost), ["unres_qlen_bytes 1212992"])
+    // An event from before the step repeats nothing.
+    XCTAssertEqual(apply(&policy, lost), [])
+    XCTAssertEqual(
+      apply(&policy, waited(1_212_992, lost: 400_000)), ["unres_qlen_bytes 1712992"])
+    // Quiet for a quarter of an hour: it tries without.
+    XCTAssertEqual(
+      apply(&policy, seen(.report, gcEntries: 9, seconds: 1900)), ["unres_qlen_bytes 212992"])
+    XCTAssertNil(policy.recheck)
+  }
+
+  func testAQueueIsBounded() throws {
+    var policy = try policy()
+    XCTAssertEqual(
+      apply(&policy, waited(212_992, lost: 1 << 40)), ["unres_qlen_bytes 3407872"])
+    XCTAssertEqual(
+      apply(&policy, waited(3_407_872, lost: 1 << 40)), ["unres_qlen_bytes 4194304"])
+    XCTAssertEqual(apply(&policy, waited(4_194_304, lost: 1 << 40)), [])
+    // A thousandth of free memory, and none where none may wait.
+    var small = try self.policy()
+    XCTAssertEqual(
+      apply(&small, waited(212_992, lost: 1 << 30, free: Self.gibibyte)),
+      ["unres_qlen_bytes 1048576"])
+    XCTAssertEqual(apply(&small, waited(0, lost: 1 << 20)), [])
+  }
+
+  func testTheCountsBeforeAndAfterAreTold() throws {
+    var policy = try policy()
+    var look = seen(.report, gcEntries: 9)
+    look.counts = NeighbourTable.Counts(forcedCollections: 4, refused: 30, discarded: 200)
+    _ = policy.decide(look)
+    look.counts = NeighbourTable.Counts(forcedCollections: 5, refused: 30, discarded: 202)
+    _ = policy.decide(look)
+    XCTAssertEqual(
+      policy.findings,
+      [
+        "arp_cache: 4 forced collections, 30 entries refused and 200 packets lost in queues when"
+          + " they were counted first, 1, 0 and 2 since"
+      ])
+  }
+
   func testStateStaysSmall() throws {
     var policy = try policy()
     for index in 0..<2000 {

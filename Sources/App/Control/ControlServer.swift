@@ -68,7 +68,10 @@ final class ControlServer: @unchecked Sendable {
     }
     let listener: any Channel
     do {
-      listener = try bootstrap.bind(host: address.host, port: address.port).wait()
+      // An address, not a name: nothing here asks a resolver.
+      listener = try bootstrap.bind(
+        to: SocketAddress(ipAddress: address.host, port: address.port)
+      ).wait()
     } catch {
       throw Failure("cannot serve metrics at \(address): \(error)", exit: .failure)
     }
