@@ -103,6 +103,18 @@ static __always_inline void watch(struct bpf_sock_ops *ctx, struct bpf_sock *bsk
 		move(ctx, conn, path, arm);
 }
 
+/* Whether something else than the default was chosen for a local path, and is needed still. */
+static __always_inline bool has_choice(struct tcp_sock *tp, struct dst_entry *dst)
+{
+	struct tcp_conn_path *path;
+	struct tcp_conn_key key;
+
+	path_key(&tp->inet_conn.icsk_inet.sk, dst, &key);
+	path = bpf_map_lookup_elem(&tcp_conn_paths, &key);
+	return path && path->known && path->chosen != path->own &&
+	       loss(record_of(path, path->chosen)) >= LOCAL_LOSS;
+}
+
 /*
  * A connection that is not watched: either it has only been established, or it
  * is older than the daemon.
@@ -116,16 +128,17 @@ static __always_inline void meet(struct bpf_sock_ops *ctx, bool fresh)
 
 	if (!bsk)
 		return;
+	tp = may_watch(bsk, &dst);
+	if (!tp)
+		return;
 	/* Losses alone make a local path worth watching. */
-	if (rtt && rtt < LOCAL_RTT) {
+	if (rtt && rtt < LOCAL_RTT && !(fresh && has_choice(tp, dst))) {
 		if (fresh)
 			bpf_sock_ops_cb_flags_set(ctx, ctx->bpf_sock_ops_cb_flags |
 						  BPF_SOCK_OPS_RETRANS_CB_FLAG);
 		return;
 	}
-	tp = may_watch(bsk, &dst);
-	if (tp)
-		watch(ctx, bsk, tp, dst, fresh);
+	watch(ctx, bsk, tp, dst, fresh);
 }
 
 /* A local connection sends again: more than a congested network would have it. */
