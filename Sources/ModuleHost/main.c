@@ -31,7 +31,7 @@ void say_text(enum bpftune_message_kind kind, const char *text)
 
 	/* Too long a text has no end, for the daemon to see. */
 	if (text)
-		strncpy(said.text, text, sizeof(said.text));
+		memcpy(said.text, text, strnlen(text, sizeof(said.text)));
 	say(&said, sizeof(said));
 }
 
@@ -48,7 +48,7 @@ static void adjust(const struct bpftune_reply *reply,
 
 	(void)reply;
 	if (adjustment->reason)
-		strncpy(said.reason, adjustment->reason, sizeof(said.reason));
+		memcpy(said.reason, adjustment->reason, strnlen(adjustment->reason, sizeof(said.reason)));
 	say(&said, sizeof(said));
 }
 
