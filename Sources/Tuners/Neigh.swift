@@ -89,6 +89,13 @@ public struct Neigh: Policy {
         Hook(
           .section(.tracepoint), "tp_btf/neigh_update", object: "neigh", program: "neigh_learn")
       ]),
+    Signal(
+      "packet waits for an address",
+      [
+        Hook(
+          .section(.tracepoint), "tp_btf/neigh_event_send_done", object: "neigh",
+          program: "neigh_wait")
+      ]),
   ]
 
   public static let request: Signal? = Signal(

@@ -11,6 +11,8 @@ enum Limits {
   /// Clients of the local socket at a time; the last few places are root's.
   static let clients = 256
   static let clientsButRoot = 192
+  /// More than these at once leave memory behind that is worth giving back.
+  static let crowd = 16
   /// Clients that read metrics over the network at a time.
   static let scrapers = 32
   static let watchers = 16

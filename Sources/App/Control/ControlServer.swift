@@ -28,6 +28,8 @@ final class ControlServer: @unchecked Sendable {
   private var clients: [ObjectIdentifier: any Channel] = [:]
   private var watchers: [ObjectIdentifier: Connection] = [:]
   private var scrapers = 0
+  /// The most clients at once since memory was given back.
+  private var mostClients = 0
   /// Bytes of answers that wait for their readers.
   var unread = 0
 
@@ -53,6 +55,7 @@ final class ControlServer: @unchecked Sendable {
         return .refuse("503 Service Unavailable")
       }
       clients[ObjectIdentifier(channel)] = channel
+      mostClients = max(mostClients, clients.count)
       return .take(peer)
     }.withBoundSocket(fd).wait()
     eventLoop.execute { self.listeners.append(listener) }
@@ -119,8 +122,18 @@ final class ControlServer: @unchecked Sendable {
       try pipeline.configureHTTPServerPipeline(withPipeliningAssistance: true)
       try pipeline.addHandler(Connection(peer, server: self, size: size))
       let id = ObjectIdentifier(channel)
-      channel.closeFuture.assumeIsolated().whenComplete { _ in self.clients[id] = nil }
+      channel.closeFuture.assumeIsolated().whenComplete { _ in
+        self.clients[id] = nil
+        if self.clients.isEmpty { self.tidyUp() }
+      }
     }
+  }
+
+  /// A crowd takes megabytes, which the allocator would keep.
+  private func tidyUp() {
+    guard mostClients > Limits.crowd else { return }
+    mostClients = 0
+    eventLoop.assumeIsolated().scheduleTask(in: .seconds(1)) { Memory.giveBackFreed() }
   }
 
   /// Ends it before it has served anybody.
