@@ -14,7 +14,7 @@ final class ExperimentTests: IntegrationTestCase {
     return try StateFile.open(directory: daemon.stateDirectory).history(filter)
   }
 
-  func testAChangeThatHelpsIsKeptAndSaysWhatItBrought() async throws {
+  func testLongAChangeThatHelpsIsKeptAndSaysWhatItBrought() async throws {
     let path = try await StateTests.limitedPath()
     let daemon = try await Daemon("--allow", "tcp-buffer")
     let server = try await Iperf.server(in: path.right)

@@ -63,7 +63,7 @@ final class NeighQueueTests: IntegrationTestCase {
   }
 
   /// With seconds in place of minutes.
-  func testTheQueueComesDownAgain() async throws {
+  func testLongTheQueueComesDownAgain() async throws {
     let tuner = try await OneTuner {
       Neigh(
         learningRate: $0, times: Neigh.Times(look: .milliseconds(200), keep: .seconds(2)))

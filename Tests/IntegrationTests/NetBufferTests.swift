@@ -79,7 +79,7 @@ final class NetBufferTests: IntegrationTestCase {
     try await daemon.stop()
     await packets.close()
     print("net-buffer: \(hooks): lost of 50,000: \(without), with the daemon \(with)")
-    XCTAssertGreaterThan(without, 5000, "the backlog was no limit")
+    XCTAssertGreaterThan(without, 500, "the backlog was no limit")
     XCTAssertGreaterThanOrEqual(backlog, 400)
     XCTAssertLessThanOrEqual(backlog, 65_536)
     XCTAssertLessThan(with, without / 10)

@@ -110,7 +110,7 @@ final class TCPBufferTests: IntegrationTestCase {
 
   // MARK: Connections older than the daemon
 
-  func testConnectionsOlderThanTheDaemon() async throws {
+  func testLongConnectionsOlderThanTheDaemon() async throws {
     let path = try await Path(delay: Path.ordinaryDelay)
     try await path.setLargeBuffers()
     try await path.left.set(Self.wmem, "4096 16384 \(small)")

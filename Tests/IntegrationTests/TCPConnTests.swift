@@ -249,7 +249,7 @@ final class TCPConnLongTests: TCPConnTestCase {
     }
   }
 
-  func testConnectionsOlderThanTheDaemon() async throws {
+  func testLongConnectionsOlderThanTheDaemon() async throws {
     try XCTSkipIf(
       KernelVersion.running < KernelVersion(6, 12),
       "before Linux 6.12 an iterator cannot ask for callbacks")

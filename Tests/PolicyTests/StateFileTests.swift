@@ -174,7 +174,7 @@ final class StateFileTests: XCTestCase {
 
   /// When the power fails, the end of the log may not have come to the disk: the
   /// file is as it was a while before.
-  func testALostEndOfTheLogIsNoDamage() throws {
+  func testLongALostEndOfTheLogIsNoDamage() throws {
     let file = try open(boot: "a")
     _ = try file.start()
     try file.synchronize()
