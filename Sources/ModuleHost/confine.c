@@ -237,6 +237,10 @@ const char *confine(int socket, int module)
 {
 	struct sched_attr ordinary = { .size = sizeof(ordinary) };
 
+	/* Ctrl-C and systemd's stop reach it, too: it is the daemon that ends it. */
+	signal(SIGINT, SIG_IGN);
+	signal(SIGTERM, SIG_IGN);
+	signal(SIGHUP, SIG_IGN);
 	if (close_others(socket, module))
 		return "cannot close descriptors";
 	/* The daemon's thread comes before all others; a tuner does not. */

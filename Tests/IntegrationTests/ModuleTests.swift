@@ -12,6 +12,11 @@ final class ModuleTests: ModuleTestCase {
     XCTAssertEqual(without, 5)
     let daemon = try await Daemon(
       "--allow", "igmp-groups", "--libdir", directory.path, "--rollback")
+    // As Ctrl-C in a terminal does, and the end of a service: it is not theirs to heed.
+    for host in Self.hosts().compactMap({ pid_t($0) }) {
+      kill(host, SIGINT)
+      kill(host, SIGTERM)
+    }
     let with = try await namespace.join(groups: 12)
     let limit = try await namespace.sysctl(Self.groups)
     let tuners = try await bpftune("tuners")
