@@ -8,11 +8,6 @@ final class HookAlternativeLongTests: IntegrationTestCase {
     try await Daemon("--allow", tuner, "--hooks", "iterator")
   }
 
-  /// The starting size of both buffers.
-  private func initial(_ tunable: String, in namespace: TestNamespace) async throws -> Int {
-    Int(try await namespace.sysctl(tunable).split(separator: " ").dropFirst().first ?? "") ?? -1
-  }
-
   func testSocketBufferNamesLockedBuffers() async throws {
     let path = try await Path(delay: 20)
     try await path.setLargeBuffers()

@@ -13,4 +13,9 @@ class IntegrationTestCase: XCTestCase {
     }
     continueAfterFailure = false
   }
+
+  /// The starting size in a buffer's tunable: its second number.
+  func initial(_ tunable: String, in namespace: TestNamespace) async throws -> Int {
+    Int(try await namespace.sysctl(tunable).split(separator: " ").dropFirst().first ?? "") ?? -1
+  }
 }

@@ -5,10 +5,6 @@ import XCTest
 
 /// tcp-start with a service of hundreds of short connections over a path of 10 ms.
 final class TCPStartTests: IntegrationTestCase {
-  private func initial(_ tunable: String, in namespace: TestNamespace) async throws -> Int {
-    Int(try await namespace.sysctl(tunable).split(separator: " ").dropFirst().first ?? "") ?? -1
-  }
-
   /// How often the kernel grew buffers for so many connections: of the service,
   /// and of its clients.
   private func growths(_ path: Path, port: Int, count: Int = 96) async throws -> (
