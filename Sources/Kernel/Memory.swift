@@ -32,6 +32,35 @@ public enum Memory {
     return Int64(info.totalram - info.totalhigh) * Int64(info.mem_unit)
   }()
 
+  /// Pages in which the kernel may keep buffers: all but those below the high
+  /// watermarks and those of movable zones (`nr_free_buffer_pages` in
+  /// mm/page_alloc.c, of which `tcp_init_mem` in net/ipv4/tcp.c takes shares for
+  /// `tcp_mem`).
+  public static let bufferPages: Int64 = {
+    let bytes = (try? contents(of: "/proc/zoneinfo", limit: 16 << 20)) ?? []
+    let pages = total / pageSize
+    return max(pages - pagesKept(zones: String(decoding: bytes, as: UTF8.self)), pages / 2)
+  }()
+
+  /// Pages that are for no buffers, by the text of /proc/zoneinfo. What its other
+  /// zones are said to manage is not relied on: it has been seen to fall far short
+  /// of what there is.
+  static func pagesKept(zones text: String) -> Int64 {
+    var kept: Int64 = 0
+    var isMovable = false
+    for line in text.split(separator: "\n") {
+      let words = line.split(separator: " ")
+      if words.first == "Node" {
+        isMovable = words.last == "Movable"
+      } else if words.count == 2, let number = Int64(words[1]),
+        words[0] == (isMovable ? "managed" : "high")
+      {
+        kept += number
+      }
+    }
+    return kept
+  }
+
   /// Bytes that can be had, with what the page cache would give up
   /// (`MemAvailable` of /proc/meminfo); nil where it cannot be read.
   public static func available() -> Int64? {

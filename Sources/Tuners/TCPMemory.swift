@@ -4,10 +4,10 @@ public import State
 /// tcp-memory: keeps TCP away from the limits of its memory.
 ///
 /// The account is one for the machine, so one state stands for it. Near the
-/// point of pressure `tcp_mem` goes up. Where it may not go further, relief
-/// (TCPMemoryRelief.swift) comes for as long as pressure is near: smaller
-/// buffers in the namespaces that hold the most, and nothing remembered of
-/// connections that suffered.
+/// point of pressure `tcp_mem` goes up. Where that does not end it at once,
+/// relief (TCPMemoryRelief.swift) comes for as long as pressure is near: nothing
+/// remembered of connections that suffer and, near the end, smaller buffers in
+/// the namespaces that hold the most.
 public struct TCPMemory: Policy {
   public static let name = "tcp-memory"
   public static let scope = Tunable.Scope.global
@@ -140,7 +140,12 @@ public struct TCPMemory: Policy {
 
     /// Near the point at which the kernel calls it pressure. The account lags
     /// by up to a megabyte a processor, and an answer takes a moment.
-    var isNear: Bool { pages >= limits[1] - limits[1] / 8 }
+    var isNear: Bool { isNear(limits[1]) }
+    func isNear(_ limit: Int64) -> Bool { pages >= limit - limit / 8 }
+    /// The kernel has called it pressure, or refused memory.
+    var isPressure: Bool {
+      pages > limits[1] || scenario == .exhausted || scenario == .reset
+    }
     /// Near the point at which the kernel refuses memory.
     var isNearEnd: Bool { pages >= limits[2] - limits[2] / 8 || scenario == .exhausted }
   }
@@ -194,6 +199,8 @@ public struct TCPMemory: Policy {
   private let learningRate: LearningRate
   /// Bytes of the machine.
   let memory: Int64
+  /// Pages that the kernel may have buffers in.
+  private let bufferPages: Int64
   /// `tcp_mem` before the first raise, and after the last; nil when it stands as
   /// it was.
   private var raised: (from: SysctlValue, to: SysctlValue)?
@@ -206,10 +213,14 @@ public struct TCPMemory: Policy {
     self.init(learningRate: learningRate, times: Times())
   }
 
-  public init(learningRate: LearningRate, times: Times, memory: Int64 = Memory.total) {
+  public init(
+    learningRate: LearningRate, times: Times, memory: Int64 = Memory.total,
+    bufferPages: Int64 = Memory.bufferPages
+  ) {
     self.learningRate = learningRate
     self.times = times
     self.memory = memory
+    self.bufferPages = bufferPages
   }
 
   public var recheck: Duration? {
@@ -226,10 +237,14 @@ public struct TCPMemory: Policy {
     else { return .leave("no limits are known") }
     switch seen.scenario {
     case .orphan: return allowOrphans(seen)
-    case .use: return seen.isNear ? relieve(seen) : comeBack(seen)
+    case .use:
+      return seen.isNear || relief.isUnderWay && !relief.met.contains(seen.namespace)
+        ? relieve(seen) : comeBack(seen)
     case .near, .exhausted, .reset:
       quietSince = nil
       if let wanted = more(seen) {
+        // It is not near only, or will be as near afterwards.
+        if seen.isPressure || seen.isNear(wanted.numbers[1]) { relief.begin(seen.time) }
         return .adjust([
           Adjustment(
             Self.limits, from: .whole(Self.value(seen.limits)), to: .whole(wanted),
@@ -251,7 +266,7 @@ public struct TCPMemory: Policy {
   private func more(_ seen: Observation) -> SysctlValue? {
     let page = Memory.pageSize
     // Where the kernel itself begins with 4.7, 6.2 and 9.4 % (`tcp_init_mem`).
-    let bounds = [6, 9, 25].map { memory / page / 100 * Int64($0) }
+    let bounds = [6, 9, 25].map { bufferPages / 100 * Int64($0) }
     // TCP may take half of what the machine can spare.
     let most = seen.pages + seen.available / 2 / page
     let growth = learningRate.growth(most: 2)

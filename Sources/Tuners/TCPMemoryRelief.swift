@@ -1,7 +1,8 @@
 import Kernel
 import State
 
-/// What tcp-memory does while pressure is near and `tcp_mem` may not go up.
+/// What tcp-memory does while pressure is near and more of `tcp_mem` does not end
+/// it.
 extension TCPMemory {
   /// A tunable in a namespace.
   struct Place: Hashable {
@@ -60,9 +61,8 @@ extension TCPMemory {
       return calmSince ?? time
     }
 
-    /// Pressure is near still. Whether the namespace was looked at before.
+    /// Whether the namespace was looked at before.
     mutating func meet(_ namespace: NamespaceID) -> Bool {
-      calmSince = nil
       guard met.count < Self.mostPlaces else { return met.contains(namespace) }
       return !met.insert(namespace).inserted
     }
@@ -92,10 +92,11 @@ extension TCPMemory {
   /// No buffer's maximum goes below this: bytes.
   private static let leastBuffer: Int64 = 65536
 
-  /// A namespace was looked at while pressure is near.
+  /// A namespace was looked at while pressure is near, or for the first time.
   mutating func relieve(_ seen: Observation) -> Decision {
     guard relief.isUnderWay else { return .leave("there is no pressure that lasts") }
     let isKnown = relief.meet(seen.namespace)
+    _ = relief.calm(seen.pages < seen.limits[0], seen.time)
     var adjustments = keepNothing(seen)
     // In the second round it is known how many namespaces there are.
     if isKnown, seen.isNearEnd { adjustments += shrink(seen) }

@@ -84,7 +84,7 @@ final class TCPMemoryTests: IntegrationTestCase {
       TCPMemory(
         learningRate: $0,
         times: TCPMemory.Times(look: .milliseconds(100), calm: .seconds(1)),
-        memory: 96 << 20)
+        memory: 96 << 20, bufferPages: (96 << 20) / Memory.pageSize)
     }
     do {
       let few = try await FullQueues(in: other, count: 2, bytes: 1 << 20)

@@ -27,7 +27,8 @@ final class TCPMemoryPolicyTests: XCTestCase {
 
   private func policy(_ level: Int = 4) throws -> TCPMemory {
     TCPMemory(
-      learningRate: try XCTUnwrap(LearningRate(level)), times: .init(), memory: Self.memory)
+      learningRate: try XCTUnwrap(LearningRate(level)), times: .init(), memory: Self.memory,
+      bufferPages: Self.memory / Memory.pageSize)
   }
 
   private func adjustments(_ decision: Decision) -> [Adjustment] {
@@ -64,6 +65,29 @@ final class TCPMemoryPolicyTests: XCTestCase {
     }
     XCTAssertEqual(new, new.sorted())
     XCTAssertEqual(policy.recheck, .seconds(60))
+  }
+
+  func testConnectionsThatSufferedAreForgottenThoughThereWasMore() throws {
+    var policy = try policy()
+    let up = apply(policy.decide(seen(.exhausted, pages: 300_000)), to: &policy)
+    XCTAssertEqual(up.map(\.tunable), [TCPMemory.limits])
+    let limits = try XCTUnwrap(up.first?.wanted.numbers)
+    XCTAssertEqual(policy.recheck, .zero)
+    func look(_ namespace: UInt32, _ pages: Int64, at seconds: Double) -> [Adjustment] {
+      let look = seen(
+        .use, pages: pages, limits: limits, namespace: namespace,
+        sending: .init(bytes: pages * 4000, sockets: 100, limit: 6 << 20), seconds: seconds)
+      return apply(policy.decide(look), to: &policy)
+    }
+    let first = look(1, 190_000, at: 1.1)
+    XCTAssertEqual(
+      first.map(\.tunable), [TCPMemory.noMetrics, TCPMemory.noThreshold, TCPMemory.onlySinglePages])
+    XCTAssertEqual(
+      look(2, 190_000, at: 1.2).map(\.tunable), [TCPMemory.noMetrics, TCPMemory.noThreshold])
+    XCTAssertEqual(look(1, 1000, at: 5), [], "not for long enough")
+    let back = look(1, 1000, at: 16)
+    XCTAssertEqual(back.count, 5)
+    XCTAssertTrue(back.allSatisfy { $0.wanted.number == 0 })
   }
 
   func testWhatTheMachineCannotSpareIsNotGiven() throws {
