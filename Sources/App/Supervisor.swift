@@ -162,6 +162,8 @@ actor Supervisor: NamespaceProvider {
     }
   }
 
+  func ids() -> [NamespaceID] { Array(namespaces.keys) }
+
   func survey(_ read: @Sendable () throws -> Int64) async -> Int64 {
     var sum: Int64 = 0
     for id in namespaces.keys {

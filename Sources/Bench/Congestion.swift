@@ -107,11 +107,16 @@ private func measure(_ one: Case) async throws -> [Row] {
   var theirs: [String: [Double]] = [:]
   var switches = 0
   for number in 0..<(learning + one.knowing) {
-    // In turns, so that a drift of the machine hits all. What an application
-    // has chosen is left alone.
-    ours.append(try await run(path, options: []))
-    for name in fixed {
-      theirs[name, default: []].append(try await run(path, options: ["-C", name]))
+    // In turns, so that a drift of the machine hits all, and from either end: the
+    // kernel remembers of each connection what the next one begins with. What an
+    // application has chosen is left alone.
+    let order = [nil] + fixed.map(Optional.some)
+    for name in number.isMultiple(of: 2) ? order : order.reversed() {
+      if let name {
+        theirs[name, default: []].append(try await run(path, options: ["-C", name]))
+      } else {
+        ours.append(try await run(path, options: []))
+      }
     }
     if number == learning - 1 { switches = try await switchesSoFar(path) }
   }

@@ -122,6 +122,7 @@ private actor OneNamespace: NamespaceProvider {
 
   func namespace(_ id: NamespaceID) -> NetworkNamespace { only }
   func own() -> NetworkNamespace { only }
+  func ids() -> [NamespaceID] { [] }
   func read<R: Sendable>(in id: NamespaceID, _ body: @Sendable () throws -> R) async -> R? {
     try? body()
   }

@@ -1,8 +1,8 @@
 public import Kernel
 public import State
 
-/// conntrack: grows netfilter's table of connections when it refuses new ones,
-/// and the hash table below it.
+/// conntrack: grows netfilter's table of connections when it refuses new ones, or
+/// drops answered ones for them, and the hash table below it.
 ///
 /// One limit holds for all namespaces, each of which has a count of its own
 /// held against it (`__nf_conntrack_alloc` in net/netfilter/nf_conntrack_core.c);
@@ -29,7 +29,11 @@ public struct Conntrack: Policy {
         Hook(
           .section(.tracepoint), "tp_btf/kfree_skb, by place", object: "conntrack_place",
           program: "conntrack_drop_somewhere"),
-      ])
+      ]),
+    // The kernel tells nobody; that a packet is dropped for it may come first.
+    Signal(
+      "connection evicted for another",
+      [Hook(.poll(every: .seconds(30)), "/proc/net/stat/nf_conntrack every 30 s")]),
   ]
 
   public static let request: Signal? = Signal(
@@ -40,6 +44,8 @@ public struct Conntrack: Policy {
   public enum Scenario: Int64, CaseIterable, Sendable {
     case drop = 1
     case look = 2
+    /// Not of the kernel: a namespace was polled.
+    case poll = 3
   }
 
   public static let mirrors: [String: [String: Int64]] = [
@@ -64,11 +70,16 @@ public struct Conntrack: Policy {
     /// not answered yet and had to make room.
     public var refused: Int64
     public var evicted: Int64
+    /// Some of the entries, where the table is as good as full.
+    public var sample = ConntrackTable()
     public var namespace: NamespaceID
     /// Bytes that are free on the machine.
     public var freeMemory: Int64
     /// Nanoseconds of the kernel's monotonic clock.
     public var time: UInt64
+
+    /// It has no room for another one, or had none a moment ago.
+    var isFull: Bool { limit > 0 && count >= limit - limit / 16 }
 
     /// Nanoseconds since then; 0 when that lies ahead.
     func elapsed(since then: UInt64) -> UInt64 { time > then ? time - then : 0 }
@@ -95,6 +106,20 @@ public struct Conntrack: Policy {
     guard counters.count == 2 else { return }
     observation.refused = counters[0]
     observation.evicted = counters[1]
+    guard observation.isFull else { return }
+    // Where it cannot be read, what is evicted counts as not answered.
+    observation.sample = (try? ConntrackTable.sample(most: sampled)) ?? ConntrackTable()
+  }
+
+  /// Entries that tell what most of those are that may be evicted: a millisecond.
+  private static let sampled: Int64 = 1024
+
+  public static func poll(_ namespace: NamespaceID) -> Observation? {
+    // The limit is the same in each namespace; without it nothing is tracked.
+    guard NamespaceCounters.number(in: folder + "nf_conntrack_max") != nil else { return nil }
+    return Observation(
+      scenario: .poll, drops: 0, count: 0, limit: 0, buckets: 0, refused: 0, evicted: 0,
+      namespace: namespace, freeMemory: Memory.free(), time: KernelEvent.now())
   }
 
   /// How many connections there are in all namespaces.
@@ -142,7 +167,7 @@ public struct Conntrack: Policy {
   let times: Times
   var bases: [NamespaceID: Base] = [:]
   var raised: [Tunable: Raised] = [:]
-  /// When a connection was refused last, or most of the original table in use.
+  /// When a connection was refused or evicted last, or most of the original table in use.
   var needed: UInt64 = 0
   /// Connections in all namespaces, and for which observation they were counted.
   var surveyed: (sum: Int64, time: UInt64)?

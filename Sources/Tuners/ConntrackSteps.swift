@@ -8,16 +8,18 @@ extension Conntrack {
     }
     guard var base = bases[seen.namespace] else {
       // A report of a namespace that has never dropped is about what is raised.
-      guard seen.scenario == .drop else { return settle(seen) }
+      guard seen.scenario != .look else { return settle(seen) }
+      guard seen.scenario == .drop || seen.isFull else { return .leave("there is room") }
       forgetOldest()
       // Refused before, for all that is known, but for the last one.
       bases[seen.namespace] = Base(
-        refused: seen.refused, evicted: seen.evicted, time: seen.time, isOpen: true)
-      return .leave("netfilter drops packets; what for is looked at")
+        refused: seen.refused, evicted: seen.evicted, time: seen.time,
+        isOpen: seen.scenario == .drop)
+      return .leave("netfilter drops packets, or the table is full; what for is looked at")
     }
     let refused = seen.refused - base.refused
     let evicted = seen.evicted - base.evicted
-    if seen.scenario == .drop, refused == 0, !base.isOpen {
+    if seen.scenario == .drop, refused == 0, evicted == 0, !base.isOpen {
       base.isOpen = true
       base.time = seen.time
       bases[seen.namespace] = base
@@ -25,24 +27,26 @@ extension Conntrack {
     }
     bases[seen.namespace] = Base(
       refused: seen.refused, evicted: seen.evicted, time: seen.time, isOpen: false)
-    guard refused > 0 else {
+    guard refused > 0 || evicted > 0 && seen.isFull else {
       return seen.scenario == .look && !raised.isEmpty
-        ? settle(seen) : .leave("packets are dropped by a rule: no connection was refused")
+        ? settle(seen) : .leave("no connection was refused: packets are dropped by a rule")
     }
     needed = seen.time
-    guard evicted <= 4 * refused else {
+    // Of those that may be evicted, are most of use to someone?
+    let areAnswered = seen.sample.evictable > 0 && 2 * seen.sample.answered >= seen.sample.evictable
+    guard areAnswered || evicted <= 4 * refused else {
       return .hold(
         "the table of connections is full in \(seen.namespace) (\(seen.count) of \(seen.limit)), and"
           + " is not grown: \(evicted) connections that nobody had answered made room for as many"
           + " more (a flood looks like this)",
         about: "flood")
     }
-    return grow(seen, refused)
+    return grow(seen, refused, evicted)
   }
 
   // MARK: Growing
 
-  private func grow(_ seen: Observation, _ refused: Int64) -> Decision {
+  private func grow(_ seen: Observation, _ refused: Int64, _ evicted: Int64) -> Decision {
     let memory = seen.count + seen.freeMemory / 16 / Self.entrySize
     let step = Int64(Double(seen.limit) * learningRate.growth(most: 4))
     let wanted = min(step, memory, Self.most)
@@ -59,7 +63,7 @@ extension Conntrack {
     var adjustments = [
       Adjustment(
         Self.limit, from: seen.limit, to: wanted,
-        scenario: "need to grow table of connections", reason: reason(seen, refused))
+        scenario: "need to grow table of connections", reason: reason(seen, refused, evicted))
     ]
     // As many connections a chain as before.
     let chains = Self.chains(seen.buckets * wanted / seen.limit)
@@ -78,8 +82,9 @@ extension Conntrack {
     (max(count, 1) + chainsInPage - 1) / chainsInPage * chainsInPage
   }
 
-  private func reason(_ seen: Observation, _ refused: Int64) -> String {
-    "\(refused) new connections were refused in \(seen.namespace), which has \(seen.count) of"
+  private func reason(_ seen: Observation, _ refused: Int64, _ evicted: Int64) -> String {
+    "\(refused) new connections were refused and \(evicted) evicted for others in"
+      + " \(seen.namespace), which has \(seen.count) of"
       + " \(seen.limit); the limit is set for all namespaces, of this one, with \(Self.entrySize)"
       + " bytes an entry"
   }

@@ -44,6 +44,9 @@ public protocol Policy: Sendable {
   /// the start, when `recheck` has passed, and at the interval of a poll. Throws
   /// what the kernel's files make of it.
   static func look() throws -> Observation
+  /// What a poll begins with in a namespace, where observations are completed
+  /// inside: every namespace is polled then. Nil when there is nothing to poll.
+  static func poll(_ namespace: NamespaceID) -> Observation?
 
   init(learningRate: LearningRate)
 
@@ -88,6 +91,7 @@ extension Policy {
   public var table: [UInt32] { [] }
   public static var looks: Bool { false }
   public static func look() throws -> Observation { throw LooksAtNothing() }
+  public static func poll(_ namespace: NamespaceID) -> Observation? { nil }
   public var recheck: Duration? { nil }
   public static var readsInside: Bool { false }
   public static func complete(_ observation: inout Observation) throws {}

@@ -151,12 +151,31 @@ public actor Tuner<P: Policy>: AnyTuner {
   }
 
   private func poll(every interval: Duration) async {
+    var wait = interval
     while !Task.isCancelled {
-      await loop.sleep(for: interval)
+      await loop.sleep(for: wait)
       if Task.isCancelled { return }
-      await look(nil)
+      if P.readsInside {
+        // Where there are many namespaces: no more than a hundredth of the time.
+        wait = await max(interval, pollInside() * 100)
+      } else {
+        await look(nil)
+      }
       while let time = wish(nil) { await recheck(nil, at: time) }
     }
+  }
+
+  /// Looks at every namespace; how long it took.
+  private func pollInside() async -> Duration {
+    let ids = await namespaces.ids()
+    let start = ContinuousClock.now
+    for id in ids {
+      guard let seen = P.poll(id) else { break }
+      guard let observation = await complete(seen, id) else { continue }
+      await handle(
+        observation, P.scope == .global ? nil : id, from: id, at: KernelEvent.now(), note: "")
+    }
+    return ContinuousClock.now - start
   }
 
   // MARK: Deciding
@@ -260,6 +279,8 @@ public protocol NamespaceProvider: Actor {
   func namespace(_ id: NamespaceID) -> NetworkNamespace
   /// The namespace that the daemon was started in.
   func own() -> NetworkNamespace
+  /// All that are known.
+  func ids() async -> [NamespaceID]
   /// Reads something inside one namespace; nil where that cannot be done.
   func read<R: Sendable>(
     in id: NamespaceID, _ body: @Sendable () throws -> R

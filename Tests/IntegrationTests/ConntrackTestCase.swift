@@ -51,6 +51,30 @@ class ConntrackTestCase: IntegrationTestCase {
     return found.count == 2 ? (found[0], found[1]) : (-1, -1)
   }
 
+  /// So many questions, one every two milliseconds, that are answered after 100;
+  /// how many of the answers arrived.
+  func ask(_ count: Int, in namespace: TestNamespace) async throws -> Int {
+    try await namespace.inside { () -> Int in
+      guard let server = try? DatagramSocket(port: 5300) else { return -1 }
+      var clients: [DatagramSocket] = []
+      var waiting: [(due: ContinuousClock.Instant, who: sockaddr_in)] = []
+      while clients.count < count || !waiting.isEmpty {
+        if clients.count < count {
+          guard let client = try? DatagramSocket() else { return -1 }
+          client.send(1, 5300)
+          clients.append(client)
+        }
+        waiting += server.senders().map { (.now + .milliseconds(100), $0) }
+        while let first = waiting.first, first.due <= .now {
+          server.answer(first.who)
+          waiting.removeFirst()
+        }
+        usleep(2000)
+      }
+      return clients.reduce(0) { $0 + $1.drain() }
+    }
+  }
+
   /// So many connections within two seconds; how many packets were refused,
   /// and how many connections came about.
   func connect(_ count: Int, in namespace: TestNamespace) async throws -> (Int, Int) {

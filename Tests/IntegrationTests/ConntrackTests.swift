@@ -28,6 +28,44 @@ final class ConntrackTests: ConntrackTestCase {
     XCTAssertTrue(daemon.lines.contains { $0.contains("the limit is set for all namespaces") })
   }
 
+  // MARK: Answered ones that make room for others
+
+  /// A firewall lets answers in that it knows the question of.
+  func testAnswersAreLostSinceTheirQuestionsWereForgotten() async throws {
+    let rule = "udp sport 5300 ct state new drop"
+    let alone = try await Self.namespace("alone", rule)
+    let without = try await ask(600, in: alone)
+    let before = try await counters(alone)
+    await alone.delete()
+    let daemon = try await Daemon("--allow", "conntrack")
+    let namespace = try await Self.namespace("daemon", rule)
+    let with = try await ask(600, in: namespace)
+    let raised = try await values()
+    try await daemon.stop()
+    await namespace.delete()
+    print(
+      "conntrack: answers of 600: \(without) without, \(with) with the daemon; \(before); \(raised)")
+    XCTAssertLessThan(without, 570)
+    XCTAssertLessThan(before.refused * 20, before.evicted, "there was room for nearly all")
+    XCTAssertLessThan((600 - with) * 3, 600 - without)
+    XCTAssertGreaterThan(raised[0], 200)
+    XCTAssertTrue(daemon.lines.contains { $0.contains("evicted for others") })
+  }
+
+  /// No packet is dropped for it: it shows in the counters alone.
+  func testAnsweredConnectionsThatMakeRoomAreCounted() async throws {
+    let tuner = try await OneTuner<Conntrack>(polling: .milliseconds(200)) {
+      Conntrack(learningRate: $0)
+    }
+    let namespace = try await Self.namespace("count", "ct state new counter")
+    _ = try await ask(600, in: namespace)
+    let raised = try await values()
+    await tuner.stop()
+    await namespace.delete()
+    XCTAssertGreaterThan(raised[0], 200, "\(tuner.lines.all.suffix(20))")
+    XCTAssertGreaterThan(raised[1], 512, "chains grow along")
+  }
+
   // MARK: Other causes
 
   /// The table is as good as empty.
@@ -51,7 +89,9 @@ final class ConntrackTests: ConntrackTestCase {
   /// Each is evicted by the next.
   func testAFloodThatNobodyAnswers() async throws {
     try await TestNamespace.initial.set(Self.names[0], "2000")
-    let daemon = try await Daemon("--allow", "conntrack")
+    let tuner = try await OneTuner<Conntrack>(polling: .milliseconds(100)) {
+      Conntrack(learningRate: $0)
+    }
     let namespace = try await Self.namespace("flood", "ct state new counter")
     for arguments in [
       ["link", "add", "v0", "type", "veth", "peer", "name", "v1"],
@@ -65,12 +105,17 @@ final class ConntrackTests: ConntrackTestCase {
     }
     try await namespace.inside {
       guard let sender = try? DatagramSocket() else { return }
-      for port in 1..<UInt16(30_000) { sender.send(1, to: "10.9.0.2", port) }
+      for _ in 0..<4 {
+        for port in 1..<UInt16(30_000) { sender.send(1, to: "10.9.0.2", port) }
+        usleep(200_000)
+      }
     }
     let evicted = try await counters(namespace)
-    try await Task.sleep(for: .milliseconds(300))
+    try await eventually("a judgement: \(tuner.lines.all.suffix(20))") {
+      tuner.lines.all.contains { $0.contains("a flood looks like this") }
+    }
     let after = try await values()
-    try await daemon.stop()
+    await tuner.stop()
     await namespace.delete()
     print("conntrack: a flood: \(evicted)")
     XCTAssertGreaterThan(evicted.evicted, 10_000)

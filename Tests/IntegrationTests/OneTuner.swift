@@ -20,7 +20,7 @@ final class OneTuner<P: Policy>: Sendable {
   let lines: Lines
 
   init(
-    allowing risks: Set<Risk> = [], surveyed: Int64 = 1 << 20,
+    allowing risks: Set<Risk> = [], surveyed: Int64 = 1 << 20, polling interval: Duration? = nil,
     _ makePolicy: @escaping @Sendable (LearningRate) -> P
   ) async throws {
     place = try await DaemonsPlace()
@@ -44,7 +44,7 @@ final class OneTuner<P: Policy>: Sendable {
         allowedRisks: risks, log: log), surveyed: surveyed)
     let tuner = Tuner(
       P.self, loop: loop, learningRate: .standard, namespaces: provider, request: request,
-      log: log, makePolicy: makePolicy)
+      lookingEvery: interval, log: log, makePolicy: makePolicy)
     work = Task(executorPreference: loop) { await tuner.run(events) }
     Thread.detachNewThread { loop.run() }
     self.loop = loop
@@ -107,6 +107,13 @@ private actor Namespaces: NamespaceProvider {
   }
 
   func own() -> NetworkNamespace { namespace(around.directory.own) }
+  func ids() async -> [NamespaceID] {
+    var ids: [NamespaceID] = []
+    for place in await around.directory.reachable().values {
+      if let id = await around.directory.identify(place) { ids.append(id) }
+    }
+    return ids
+  }
   func iterate(_ hook: Attached) async {
     for place in await around.directory.reachable().values {
       guard let id = await around.directory.identify(place) else { continue }

@@ -12,12 +12,12 @@ final class ConntrackPolicyTests: XCTestCase {
   private func seen(
     _ scenario: Conntrack.Scenario = .drop, count: Int64 = 65536, limit: Int64 = 65536,
     buckets: Int64 = 16384, refused: Int64 = 0, evicted: Int64 = 0,
-    in namespace: NamespaceID? = nil,
+    sample: ConntrackTable = ConntrackTable(), in namespace: NamespaceID? = nil,
     free: Int64 = 20 * gibibyte, at seconds: Double = 1000
   ) -> Conntrack.Observation {
     Conntrack.Observation(
       scenario: scenario, drops: 1, count: count, limit: limit, buckets: buckets,
-      refused: refused, evicted: evicted, namespace: namespace ?? home, freeMemory: free,
+      refused: refused, evicted: evicted, sample: sample, namespace: namespace ?? home, freeMemory: free,
       time: UInt64(seconds * 1_000_000_000))
   }
 
@@ -76,6 +76,28 @@ final class ConntrackPolicyTests: XCTestCase {
     _ = policy.decide(seen(refused: 1, evicted: 100))
     XCTAssertTrue(
       isHeld(policy.decide(seen(.look, refused: 20, evicted: 5000, at: 1000.05))))
+  }
+
+  func testAnsweredOnesThatMadeRoomMakeItGrow() throws {
+    let answered = ConntrackTable(seen: 1000, evictable: 800, answered: 500)
+    let flood = ConntrackTable(seen: 1000, evictable: 800, answered: 100)
+    for scenario in [Conntrack.Scenario.drop, .poll] {
+      var policy = try policy()
+      XCTAssertEqual(apply(&policy, seen(scenario, evicted: 100, sample: answered)), [])
+      XCTAssertTrue(
+        isHeld(policy.decide(seen(.look, evicted: 200, sample: flood, at: 1001))))
+      XCTAssertTrue(isHeld(policy.decide(seen(.poll, evicted: 300, at: 1002))), "not known")
+      XCTAssertEqual(
+        apply(&policy, seen(.poll, count: 1000, evicted: 400, at: 1003)), [], "room again")
+      XCTAssertEqual(
+        apply(&policy, seen(.poll, evicted: 500, sample: answered, at: 1004)), [262_144, 65536])
+    }
+  }
+
+  func testATableWithRoomIsNotRemembered() throws {
+    var policy = try policy()
+    XCTAssertEqual(apply(&policy, seen(.poll, count: 1000, evicted: 100)), [])
+    XCTAssertEqual(policy.bases.count, 0)
   }
 
   func testBoundedByMemory() throws {

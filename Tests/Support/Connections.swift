@@ -9,6 +9,9 @@ public final class Connections {
   private static func raiseLimit() {
     var limit = rlimit()
     getrlimit(__rlimit_resource_t(RLIMIT_NOFILE.rawValue), &limit)
+    // Root may go above what it was given, which is 4096 on older kernels.
+    var more = rlimit(rlim_cur: 1 << 17, rlim_max: max(limit.rlim_max, 1 << 17))
+    if setrlimit(__rlimit_resource_t(RLIMIT_NOFILE.rawValue), &more) == 0 { return }
     limit.rlim_cur = limit.rlim_max
     setrlimit(__rlimit_resource_t(RLIMIT_NOFILE.rawValue), &limit)
   }

@@ -41,6 +41,34 @@ public final class DatagramSocket {
     return count
   }
 
+  /// Reads all that is there; whom each is from.
+  public func senders() -> [sockaddr_in] {
+    var senders: [sockaddr_in] = []
+    var byte: UInt8 = 0
+    while true {
+      var sender = sockaddr_in()
+      var length = socklen_t(MemoryLayout<sockaddr_in>.size)
+      let count = withUnsafeMutablePointer(to: &sender) { pointer in
+        pointer.withMemoryRebound(to: sockaddr.self, capacity: 1) {
+          recvfrom(fd, &byte, 1, Int32(MSG_DONTWAIT), $0, &length)
+        }
+      }
+      guard count >= 0 else { return senders }
+      senders.append(sender)
+    }
+  }
+
+  /// Sends one; whether the kernel took it.
+  @discardableResult
+  public func answer(_ sender: sockaddr_in) -> Bool {
+    var byte: UInt8 = 7
+    return withUnsafePointer(to: sender) { pointer in
+      pointer.withMemoryRebound(to: sockaddr.self, capacity: 1) {
+        sendto(fd, &byte, 1, 0, $0, socklen_t(MemoryLayout<sockaddr_in>.size)) == 1
+      }
+    }
+  }
+
   private static func withAddress<R>(
     _ text: String, _ port: UInt16, _ body: (UnsafePointer<sockaddr>, socklen_t) -> R
   ) -> R {

@@ -2,6 +2,7 @@
 #ifndef CSHIMS_H
 #define CSHIMS_H
 #include "bpftune_bpf.h"
+#include "bpftune_conntrack.h"
 #include "bpftune_event.h"
 #include "bpftune_glibc.h"
 #include "bpftune_module.h"
