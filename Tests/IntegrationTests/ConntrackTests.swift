@@ -44,7 +44,8 @@ final class ConntrackTests: ConntrackTestCase {
     try await daemon.stop()
     await namespace.delete()
     print(
-      "conntrack: answers of 600: \(without) without, \(with) with the daemon; \(before); \(raised)")
+      "conntrack: answers of 600: \(without) without, \(with) with the daemon; \(before); \(raised)"
+    )
     XCTAssertLessThan(without, 570)
     XCTAssertLessThan(before.refused * 20, before.evicted, "there was room for nearly all")
     XCTAssertLessThan((600 - with) * 3, 600 - without)

@@ -17,7 +17,8 @@ final class ConntrackPolicyTests: XCTestCase {
   ) -> Conntrack.Observation {
     Conntrack.Observation(
       scenario: scenario, drops: 1, count: count, limit: limit, buckets: buckets,
-      refused: refused, evicted: evicted, sample: sample, namespace: namespace ?? home, freeMemory: free,
+      refused: refused, evicted: evicted, sample: sample, namespace: namespace ?? home,
+      freeMemory: free,
       time: UInt64(seconds * 1_000_000_000))
   }
 
