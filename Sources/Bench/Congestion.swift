@@ -13,16 +13,17 @@ private struct Case {
   var marks = false
   /// What netem(8) does in place of the emulator, where the kernel has it.
   var netem: String?
-  /// Connections after those that it learns from; more where single ones differ
-  /// by half, as each has another luck with its losses.
+  /// Connections after those that it learns from, and paths at a time; more where
+  /// single ones differ by a third, as each has another luck with its losses.
   var knowing = 8
+  var lanes = 1
   /// The kernel's default is as good as any: it must not get worse.
   var isHealthy = false
 
   static let all = [
     Case(
       name: "100 ms, 2 % loss", delay: 50, options: rate(100, queue: 2_500_000) + loss(2),
-      knowing: 16),
+      knowing: 32, lanes: 4),
     Case(name: "20 ms, 0.1 % loss", delay: 10, options: rate(100, queue: 500_000) + loss(0.1)),
     Case(name: "20 ms, shallow queue", delay: 10, options: rate(50, queue: 30_000)),
     Case(
@@ -97,14 +98,27 @@ private func fixedAlgorithms(_ one: Case, in path: Path) async throws -> [String
   }
 }
 
-private func measure(_ one: Case) async throws -> [Row] {
-  let path = try await one.path()
-  // After the path: setting its default while it runs would disable the tuner.
-  let daemon = try await Daemon("--allow", "tcp-conn", "--rollback")
+/// What the connections over one path or several have reached, in Mbit/s.
+private struct Rates {
+  var learning: [Double] = []
+  var knowing: [Double] = []
+  /// By fixed algorithm.
+  var fixed: [String: [Double]] = [:]
+  /// Of the choice, after it has learned.
+  var switches = 0
+
+  mutating func add(_ other: Rates) {
+    learning += other.learning
+    knowing += other.knowing
+    fixed.merge(other.fixed, uniquingKeysWith: +)
+    switches += other.switches
+  }
+}
+
+private func measure(_ one: Case, over path: Path) async throws -> Rates {
   let server = try await Iperf.server(in: path.right)
   let fixed = try await fixedAlgorithms(one, in: path)
-  var ours: [Double] = []
-  var theirs: [String: [Double]] = [:]
+  var rates = Rates()
   var switches = 0
   for number in 0..<(learning + one.knowing) {
     // In turns, so that a drift of the machine hits all, and from either end: the
@@ -113,32 +127,45 @@ private func measure(_ one: Case) async throws -> [Row] {
     let order = [nil] + fixed.map(Optional.some)
     for name in number.isMultiple(of: 2) ? order : order.reversed() {
       if let name {
-        theirs[name, default: []].append(try await run(path, options: ["-C", name]))
+        rates.fixed[name, default: []].append(try await run(path, options: ["-C", name]))
       } else {
-        ours.append(try await run(path, options: []))
+        let rate = try await run(path, options: [])
+        if number < learning { rates.learning.append(rate) } else { rates.knowing.append(rate) }
       }
     }
     if number == learning - 1 { switches = try await switchesSoFar(path) }
   }
-  let later = try await switchesSoFar(path) - switches
-  try await daemon.stop()
+  rates.switches = try await switchesSoFar(path) - switches
   server.signal(SIGTERM)
-  await path.close()
+  return rates
+}
 
-  let means = theirs.mapValues(mean)
+private func measure(_ one: Case) async throws -> [Row] {
+  var paths: [Path] = []
+  for _ in 0..<one.lanes { paths.append(try await one.path()) }
+  // After the paths: setting their default while it runs would disable the tuner.
+  let daemon = try await Daemon("--allow", "tcp-conn", "--rollback")
+  let rates = try await withThrowingTaskGroup(of: Rates.self) { group in
+    for path in paths { group.addTask { try await measure(one, over: path) } }
+    return try await group.reduce(into: Rates()) { $0.add($1) }
+  }
+  try await daemon.stop()
+  for path in paths { await path.close() }
+
+  let means = rates.fixed.mapValues(mean)
   let best = means.max { $0.value < $1.value }
   let cubic = means["cubic"] ?? 0
   var rows = [
     Row(
       what: "\(one.name): after \(learning) connections, ours / best fixed (\(best?.key ?? ""))",
-      ours: mean(Array(ours.suffix(one.knowing))), reference: best?.value, unit: "Mbit/s",
+      ours: mean(rates.knowing), reference: best?.value, unit: "Mbit/s",
       goal: .atLeast(0.95)),
     Row(
       what: "\(one.name): the first \(learning) connections, ours / the default",
-      ours: mean(Array(ours.prefix(learning))), reference: cubic, unit: "Mbit/s",
+      ours: mean(rates.learning), reference: cubic, unit: "Mbit/s",
       goal: one.isHealthy ? .atLeast(0.98) : .none),
     Row(
-      what: "\(one.name): switches after \(learning) connections", ours: Double(later),
+      what: "\(one.name): switches after \(learning) connections", ours: Double(rates.switches),
       goal: .atMost(0)),
   ]
   for (name, rate) in means.sorted(by: { $0.key < $1.key }) {

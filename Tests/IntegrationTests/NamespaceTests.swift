@@ -5,14 +5,15 @@ import XCTest
 final class NamespaceTests: IntegrationTestCase {
   func testNamespaceCreatedAfterStartIsTuned() async throws {
     let daemon = try await Daemon()
-    let path = try await Path(delay: 100)
+    let path = try await Path(delay: Guest.isHere ? 400 : 100)
     try await path.right.set(Self.rmem, "4096 131072 67108864")
     // Not by an administrator: before the daemon hears of the namespace there
     // is nothing to disable, after it the write counts. So traffic starts from
-    // the kernel's default of 4 MiB, which a long path outgrows at 150 Mbit/s.
+    // the kernel's default of 4 MiB, which a long path outgrows at 150 Mbit/s, or a
+    // quarter of that in a guest.
     let server = try await Iperf.server(in: path.right)
     let before = try await path.left.maximum(Self.wmem)
-    _ = try await Iperf.run(from: path.left, to: Path.rightAddress.v4, seconds: 6)
+    _ = try await Iperf.run(from: path.left, to: Path.rightAddress.v4, seconds: Guest.isHere ? 20 : 6)
     let after = try await path.left.maximum(Self.wmem)
     try await daemon.stop()
     server.signal(SIGTERM)

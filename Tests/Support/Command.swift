@@ -172,7 +172,7 @@ public func execute(_ arguments: String..., netns: String? = nil, upTo seconds: 
 
 /// By how much waiting takes longer here than on an ordinary machine: emulated
 /// guests are ten to twenty times slower.
-private let patience =
+let patience =
   Double(ProcessInfo.processInfo.environment["BPFTUNE_TEST_PATIENCE"] ?? "") ?? 1
 
 /// Waits until something is so. Generous limits cost nothing when all is well.

@@ -2,9 +2,10 @@ import Foundation
 
 extension TestNamespace {
   /// How many of so many multicast groups a new socket may join here, trying each
-  /// so often, 20 ms apart.
-  public func join(groups count: Int, attempts: Int = 10) async throws -> Int {
-    try await inside {
+  /// so often, 20 ms apart; ten times, and more on a slow machine.
+  public func join(groups count: Int, attempts: Int? = nil) async throws -> Int {
+    let attempts = attempts ?? Int(10 * patience)
+    return try await inside {
       let fd = socket(AF_INET, Int32(SOCK_DGRAM.rawValue) | Int32(SOCK_CLOEXEC.rawValue), 0)
       defer { close(fd) }
       var joined = 0
@@ -26,8 +27,9 @@ extension TestNamespace {
   }
 
   /// Whether a new socket may filter so many sources of a multicast group here.
-  public func filter(sources count: Int, attempts: Int = 10) async throws -> Bool {
-    try await inside {
+  public func filter(sources count: Int, attempts: Int? = nil) async throws -> Bool {
+    let attempts = attempts ?? Int(10 * patience)
+    return try await inside {
       let fd = socket(AF_INET, Int32(SOCK_DGRAM.rawValue) | Int32(SOCK_CLOEXEC.rawValue), 0)
       defer { close(fd) }
       let group = UInt32(0xef01_0001).bigEndian
