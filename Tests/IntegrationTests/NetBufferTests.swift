@@ -10,12 +10,17 @@ final class NetBufferTests: IntegrationTestCase {
   private static let budget = "net.core.netdev_budget"
   private static let time = "net.core.netdev_budget_usecs"
   private static let orderZero = "net.core.high_order_alloc_disable"
+  private static let optionMemory = "net.core.optmem_max"
   private var saved: SavedSysctls?
 
   override func setUp() async throws {
     try await super.setUp()
     saved = try await SavedSysctls(
-      Self.backlog, Self.flowLimit, Self.budget, Self.time, Self.orderZero)
+      Self.backlog, Self.flowLimit, Self.budget, Self.time, Self.orderZero, Self.optionMemory)
+    // The filter that is work for the receiver is larger than older kernels allow.
+    if try await value(Self.optionMemory) < 131_072 {
+      try await TestNamespace.initial.set(Self.optionMemory, "131072")
+    }
     try await setLimits()
   }
 

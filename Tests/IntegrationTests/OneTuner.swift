@@ -36,6 +36,9 @@ final class OneTuner<P: Policy>: Sendable {
     hooks = P.signals.compactMap {
       programs.attach(Signal($0.name, $0.hooks), source: Self.source).1
     }
+    let polls = hooks.compactMap { attached -> Duration? in
+      if case .poll(let every) = attached.hook.attachment { every } else { nil }
+    }
     let request = P.request.flatMap { programs.attach($0, source: Self.source).1 }
     let provider = Namespaces(
       NetworkNamespace.Surroundings(
@@ -44,7 +47,7 @@ final class OneTuner<P: Policy>: Sendable {
         allowedRisks: risks, log: log), surveyed: surveyed)
     let tuner = Tuner(
       P.self, loop: loop, learningRate: .standard, namespaces: provider, request: request,
-      lookingEvery: interval, log: log, makePolicy: makePolicy)
+      lookingEvery: interval ?? polls.first, log: log, makePolicy: makePolicy)
     work = Task(executorPreference: loop) { await tuner.run(events) }
     Thread.detachNewThread { loop.run() }
     self.loop = loop
