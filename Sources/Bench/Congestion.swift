@@ -41,10 +41,12 @@ private struct Case {
   }
   private static func loss(_ percent: Double) -> [String] { ["--loss-percent", "\(percent)"] }
 
-  func path() async throws -> Path {
+  func path(_ lane: Int = 0) async throws -> Path {
     let path =
       if let netem { try await Path(netem: netem) } else {
-        try await Path(delay: delay, options: options)
+        try await Path(
+          delay: delay, options: options, left: TestNamespace("left\(lane)"),
+          right: TestNamespace("right\(lane)"))
       }
     try await path.setLargeBuffers()
     try await path.left.set(algorithm, "cubic")
@@ -142,7 +144,7 @@ private func measure(_ one: Case, over path: Path) async throws -> Rates {
 
 private func measure(_ one: Case) async throws -> [Row] {
   var paths: [Path] = []
-  for _ in 0..<one.lanes { paths.append(try await one.path()) }
+  for lane in 0..<one.lanes { paths.append(try await one.path(lane)) }
   // After the paths: setting their default while it runs would disable the tuner.
   let daemon = try await Daemon("--allow", "tcp-conn", "--rollback")
   let rates = try await withThrowingTaskGroup(of: Rates.self) { group in
