@@ -157,7 +157,8 @@ struct tcp_conn_record {
 	__u32 segments;		/* sent, and of those again */
 	__u32 retransmitted;
 	__u32 evidence;		/* how many samples; 0: not known */
-	__u32 defeats;		/* how often another was better */
+	__u16 defeats;		/* how often another was better */
+	__u16 time;		/* milliseconds that the rate is the mean of */
 };
 
 struct tcp_conn_path {

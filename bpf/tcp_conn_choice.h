@@ -18,6 +18,8 @@
 #define SAMPLE_ROUNDS 4
 #define SAMPLE_NS (100 * NSEC_PER_MSEC)
 #define LONG_NS (500 * NSEC_PER_MSEC)
+/* Milliseconds that a rate is the mean of, at most. */
+#define RATE_MS 4000
 /* Samples before a path is judged, a trial lost, and a trial decided. */
 #define EVIDENCE_PROBLEM 2
 #define EVIDENCE_LOST 2
@@ -92,6 +94,25 @@ static __always_inline __u32 blend(__u32 old, __u64 new, __u32 evidence)
 	return ((__u64)old * (n - 1) + new) / n;
 }
 
+/*
+ * The mean over the last four seconds or so: one second without an
+ * acknowledgement counts for as much as it takes, however many samples of a
+ * tenth there are between two such.
+ */
+static __always_inline void blend_rate(struct tcp_conn_record *record, __u64 bytes, __u64 ns)
+{
+	__u64 old = record->time, new = ns / NSEC_PER_MSEC;
+
+	if (new > RATE_MS)
+		new = RATE_MS;
+	if (!new)
+		new = 1;
+	if (old > RATE_MS - new)
+		old = RATE_MS - new;
+	record->rate = (record->rate * old + bytes * 8 * MILLION / ns * new) / (old + new);
+	record->time = old + new;
+}
+
 static __always_inline bool is_sample(const struct tcp_conn *conn)
 {
 	if (conn->rounds >= SAMPLE_ROUNDS)
@@ -105,9 +126,7 @@ static __always_inline void take_sample(struct tcp_conn *conn, struct tcp_conn_p
 	struct tcp_conn_record *record = record_of(path, conn->arm);
 
 	if (conn->rounds >= 2 && conn->sample_ns) {
-		record->rate = blend(record->rate,
-				     conn->sample_bytes * 8 * MILLION / conn->sample_ns,
-				     record->evidence);
+		blend_rate(record, conn->sample_bytes, conn->sample_ns);
 		record->rtt = blend(record->rtt, conn->sample_rtt / conn->rounds,
 				    record->evidence);
 		if (record->segments > 1 << 18) {
@@ -322,6 +341,7 @@ static __always_inline void consider(struct tcp_conn_path *path, const struct tc
 			return;
 		}
 		record->rate = 0;
+		record->time = 0;
 		record->rtt = 0;
 		record->segments = 0;
 		record->retransmitted = 0;

@@ -13,7 +13,8 @@ final class NamespaceTests: IntegrationTestCase {
     // quarter of that in a guest.
     let server = try await Iperf.server(in: path.right)
     let before = try await path.left.maximum(Self.wmem)
-    _ = try await Iperf.run(from: path.left, to: Path.rightAddress.v4, seconds: Guest.isHere ? 20 : 6)
+    _ = try await Iperf.run(
+      from: path.left, to: Path.rightAddress.v4, seconds: Guest.isHere ? 20 : 6)
     let after = try await path.left.maximum(Self.wmem)
     try await daemon.stop()
     server.signal(SIGTERM)
