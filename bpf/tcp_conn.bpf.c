@@ -103,7 +103,7 @@ static __always_inline void watch(struct bpf_sock_ops *ctx, struct bpf_sock *bsk
 		move(ctx, conn, path, arm);
 }
 
-/* Whether something else than the default was chosen for a local path, and is needed still. */
+/* Whether something else is tried on a local path, or was chosen and is needed still. */
 static __always_inline bool has_choice(struct tcp_sock *tp, struct dst_entry *dst)
 {
 	struct tcp_conn_path *path;
@@ -111,8 +111,10 @@ static __always_inline bool has_choice(struct tcp_sock *tp, struct dst_entry *ds
 
 	path_key(&tp->inet_conn.icsk_inet.sk, dst, &key);
 	path = bpf_map_lookup_elem(&tcp_conn_paths, &key);
-	return path && path->known && path->chosen != path->own &&
-	       loss(record_of(path, path->chosen)) >= LOCAL_LOSS;
+	if (!path || !path->known)
+		return false;
+	return path->trial < NO_TRIAL || (path->chosen != path->own &&
+					  loss(record_of(path, path->chosen)) >= LOCAL_LOSS);
 }
 
 /*
