@@ -59,7 +59,11 @@ final class ConntrackTests: ConntrackTestCase {
       Conntrack(learningRate: $0)
     }
     let namespace = try await Self.namespace("count", "ct state new counter")
-    _ = try await ask(600, in: namespace)
+    // It has to be found full twice.
+    try await eventually(upTo: 30, "a larger table: \(tuner.lines.all.suffix(20))") {
+      _ = try await self.ask(600, in: namespace)
+      return try await self.values()[0] > 200
+    }
     let raised = try await values()
     await tuner.stop()
     await namespace.delete()
