@@ -6,20 +6,14 @@
  */
 #include "conntrack.h"
 
-/* include/net/dropreason.h; the numbers differ from kernel to kernel. */
-enum skb_drop_reason {
-	SKB_DROP_REASON_NETFILTER_DROP = 12,
-};
-
 EXPORT_ENUM(conntrack_scenario);
 EXPORT_ENUM(conntrack_value);
 
+/* Reached from drop_watch.bpf.c, for this reason alone. */
 SEC("tp_btf/kfree_skb")
-int BPF_PROG(conntrack_drop, struct sk_buff___ct *skb, void *location, int reason)
+int BPF_PROG(conntrack_drop, struct sk_buff___ct *skb)
 {
-	if (reason == (int)bpf_core_enum_value(enum skb_drop_reason,
-					       SKB_DROP_REASON_NETFILTER_DROP))
-		dropped(skb);
+	dropped(skb);
 	return 0;
 }
 

@@ -61,11 +61,6 @@ struct sk_buff___frag {
 
 #pragma clang attribute pop
 
-/* include/net/dropreason.h; the numbers differ from kernel to kernel. */
-enum skb_drop_reason {
-	SKB_DROP_REASON_NOT_SPECIFIED = 2,
-};
-
 /* Mirrored by IPFrag.Scenario in Sources/Tuners/IPFrag.swift. */
 enum ip_frag_scenario {
 	IP_FRAG_REFUSED = 1,
@@ -223,18 +218,12 @@ static __always_inline void freed(struct sk_buff___frag *skb)
 	emit(&event, sizeof(event));
 }
 
+/*
+ * Reached from drop_watch.bpf.c, for packets without a reason alone; attached by
+ * itself where the kernel gives none (before 5.17).
+ */
 SEC("tp_btf/kfree_skb")
-int BPF_PROG(ip_frag_freed, struct sk_buff___frag *skb, void *location, int reason)
-{
-	if (reason == (int)bpf_core_enum_value(enum skb_drop_reason,
-					       SKB_DROP_REASON_NOT_SPECIFIED))
-		freed(skb);
-	return 0;
-}
-
-/* Before Linux 5.17 there is no reason. */
-SEC("tp_btf/kfree_skb")
-int BPF_PROG(ip_frag_freed_somehow, struct sk_buff___frag *skb)
+int BPF_PROG(ip_frag_freed, struct sk_buff___frag *skb)
 {
 	freed(skb);
 	return 0;

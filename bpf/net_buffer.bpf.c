@@ -1,17 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 /*
  * net-buffer: packets dropped since the backlog of a processor is full. The
- * hook runs for every packet that the kernel drops, whatever for, and tells
- * only that it has begun; user space reads how many from the kernel's counters.
+ * program tells only that it has begun; user space reads how many from the
+ * kernel's counters.
  */
 #include "bpftune.bpf.h"
 
 #define IFNAMSIZ 16
-
-/* include/net/dropreason-core.h; the number differs from kernel to kernel. */
-enum skb_drop_reason {
-	SKB_DROP_REASON_CPU_BACKLOG = 1,
-};
 
 #pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
 
@@ -91,7 +86,9 @@ static __always_inline struct pace *due(__u64 now)
 	return pace;
 }
 
-static __always_inline int dropped(struct sk_buff___drop *skb)
+/* Reached from drop_watch.bpf.c, for this reason alone. */
+SEC("tp_btf/kfree_skb")
+int BPF_PROG(net_buffer_drop, struct sk_buff___drop *skb)
 {
 	struct net_device___drop *dev;
 	struct bpftune_event event;
@@ -112,19 +109,6 @@ static __always_inline int dropped(struct sk_buff___drop *skb)
 	bpf_core_read(&event.values[NET_BUFFER_NAME_LOW], IFNAMSIZ, &dev->name);
 	emit(&event, sizeof(event));
 	return 0;
-}
-
-/*
- * A packet is dropped. Kernels without this reason (before 5.18) refuse the
- * program.
- */
-SEC("tp_btf/kfree_skb")
-int BPF_PROG(net_buffer_drop, struct sk_buff___drop *skb, void *location,
-	     enum skb_drop_reason reason)
-{
-	if (reason != bpf_core_enum_value(enum skb_drop_reason, SKB_DROP_REASON_CPU_BACKLOG))
-		return 0;
-	return dropped(skb);
 }
 
 char _license[] SEC("license") = "Dual BSD/GPL";

@@ -48,11 +48,6 @@ struct sock___udp {
 
 #pragma clang attribute pop
 
-/* include/net/dropreason.h; the numbers differ from kernel to kernel. */
-enum skb_drop_reason {
-	SKB_DROP_REASON_PROTO_MEM = 20,
-};
-
 /* Mirrored by UDPBuffer.Scenario in Sources/Tuners/UDPBuffer.swift. */
 enum udp_buffer_scenario {
 	UDP_BUFFER_FULL = 1,	/* a socket's buffer has no room */
@@ -246,14 +241,12 @@ int BPF_PROG(udp_buffer_drop, int rc, struct sock___udp *sk)
 
 /*
  * Linux 6.18 puts datagrams into the queue in batches, and tells of those for
- * which UDP has no memory in no other way (net/ipv4/udp.c).
+ * which UDP has no memory in no other way (net/ipv4/udp.c). Reached from
+ * drop_watch.bpf.c, for packets without memory of their protocol alone.
  */
 SEC("tp_btf/kfree_skb")
 int BPF_PROG(udp_buffer_no_memory, void *skb, void *location, int reason, struct sock___udp *sk)
 {
-	if (reason !=
-	    (int)bpf_core_enum_value(enum skb_drop_reason, SKB_DROP_REASON_PROTO_MEM))
-		return 0;
 	if (sk && sk->sk_protocol == IPPROTO_UDP)
 		report_drop(sk, UDP_BUFFER_MEMORY);
 	return 0;

@@ -63,6 +63,9 @@ struct Hooks: Sendable {
         missNamespaces = true
       }
     }
+    if tuners.contains(where: { $0.signals.contains(where: \.isOfDrops) }) {
+      attach(DropWatch.signal, DropWatch.source, owner: "daemon", programs)
+    }
     for (index, tuner) in tuners.enumerated() {
       let source = Source.tuner(index)
       var families: Set<Hook.Family> = []

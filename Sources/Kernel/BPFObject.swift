@@ -14,6 +14,12 @@ public final class BPFObject {
     /// The line of libbpf's or the verifier's log that says most; may be empty.
     public let detail: String
 
+    init(_ operation: String, errno: Errno, detail: String) {
+      self.operation = operation
+      self.errno = errno
+      self.detail = detail
+    }
+
     init(_ operation: String, errno: Errno? = nil) {
       self.operation = operation
       self.errno = errno ?? Errno(rawValue: Glibc.errno)
@@ -127,6 +133,11 @@ public final class BPFObject {
       throw Failure("find program \(name)", errno: .noSuchFileOrDirectory)
     }
     return program
+  }
+
+  /// Of a loaded program; the object's own.
+  func descriptor(of program: String) throws(Failure) -> Int32 {
+    bpf_program__fd(try self.program(program))
   }
 
   func keep(_ link: OpaquePointer?, of program: String) throws(Failure) {

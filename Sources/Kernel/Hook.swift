@@ -15,6 +15,9 @@ public struct Hook: Sendable {
   public enum Attachment: Sendable {
     /// Where the program's own section says: BTF tracepoints, fentry, kprobes.
     case section(Family)
+    /// Reached from the hook on all packets that the kernel drops, for those of
+    /// one reason: an enumerator of the kernel's `enum skb_drop_reason`.
+    case dropReason(String)
     case cgroup(Family)
     /// A tracepoint of tracefs, for kernel events that BTF does not type.
     case tracepoint(category: String, name: String)
@@ -69,7 +72,7 @@ public struct Hook: Sendable {
   public var family: Family {
     switch attachment {
     case .section(let family), .cgroup(let family): family
-    case .tracepoint: .tracepoint
+    case .tracepoint, .dropReason: .tracepoint
     case .iterator: .iterator
     case .request: .request
     case .poll, .onAction: .poll
@@ -129,6 +132,11 @@ public struct Signal: Sendable {
     self.onlyWith = onlyWith
     self.notNeeded = notNeeded
     self.hooks = hooks
+  }
+
+  /// It is, at best, one of packets that the kernel drops.
+  public var isOfDrops: Bool {
+    if case .dropReason = hooks.first?.attachment { true } else { false }
   }
 }
 

@@ -186,9 +186,10 @@ public final class Programs: @unchecked Sendable {
       }
       do {
         let report = SignalReport(signal: signal, hook: hook, refusals: refusals)
-        if let there = attached[source]?[hook.program] { return (report, there) }
-        let new = Attached(hook: hook, object: try attach(hook, source: source))
-        if !hook.program.isEmpty { attached[source, default: [:]][hook.program] = new }
+        let key = "\(hook.program) at \(hook.name)"
+        if let there = attached[source]?[key] { return (report, there) }
+        let new = try attach(hook, source: source)
+        if !hook.program.isEmpty { attached[source, default: [:]][key] = new }
         return (report, new)
       } catch {
         refusals.append(.init(hook: hook.name, reason: Lockdown.reason(hook, error)))
@@ -217,9 +218,11 @@ public final class Programs: @unchecked Sendable {
     return object
   }
 
-  private func attach(_ hook: Hook, source: UInt16) throws(BPFObject.Failure) -> BPFObject? {
+  private func attach(_ hook: Hook, source: UInt16) throws(BPFObject.Failure) -> Attached {
+    var dropWatch: Attached?
     switch hook.attachment {
-    case .poll, .onAction: return nil
+    case .poll, .onAction: return Attached(hook: hook, object: nil)
+    case .dropReason: dropWatch = try watchDrops()
     default: break
     }
     let object = try open(hook.object, source: source)
@@ -233,10 +236,24 @@ public final class Programs: @unchecked Sendable {
     case .cgroup: try object.attach(hook.program, cgroup: cgroup.descriptor)
     case .tracepoint(let category, let name):
       try object.attach(hook.program, tracepoint: name, category: category)
+    case .dropReason(let reason):
+      let number = try DropWatch.number(of: reason)
+      try map(DropWatch.handlers, source: DropWatch.source)?.set(
+        key: withUnsafeBytes(of: number) { Array($0) }, to: object.descriptor(of: hook.program))
     case .request, .poll, .onAction: break
     }
     loaded[source, default: []].append(object)
-    return object
+    return Attached(hook: hook, object: object, reachedFrom: dropWatch)
+  }
+
+  /// The hook on all packets that the kernel drops.
+  private func watchDrops() throws(BPFObject.Failure) -> Attached {
+    let (report, attached) = attach(DropWatch.signal, source: DropWatch.source)
+    guard let attached, !attached.hook.program.isEmpty else {
+      let why = report.refusals.map { "\($0.hook): \($0.reason)" }.joined(separator: "; ")
+      throw BPFObject.Failure("watch packets that are dropped", errno: .notSupported, detail: why)
+    }
+    return attached
   }
 }
 
@@ -247,10 +264,13 @@ public final class Attached: @unchecked Sendable {
 
   public let hook: Hook
   private let object: BPFObject?
+  /// What its program is called by; kept attached.
+  private let reachedFrom: Attached?
 
-  init(hook: Hook, object: BPFObject?) {
+  init(hook: Hook, object: BPFObject?, reachedFrom: Attached? = nil) {
     self.hook = hook
     self.object = object
+    self.reachedFrom = reachedFrom
   }
 
   /// How often its program has run and for how long altogether; nil where there

@@ -24,7 +24,8 @@ public struct Conntrack: Policy {
       "packet dropped by netfilter",
       [
         Hook(
-          .section(.tracepoint), "tp_btf/kfree_skb, by reason", object: "conntrack",
+          .dropReason("SKB_DROP_REASON_NETFILTER_DROP"), "tp_btf/kfree_skb, NETFILTER_DROP",
+          object: "conntrack",
           program: "conntrack_drop", since: KernelVersion(5, 18)),
         Hook(
           .section(.tracepoint), "tp_btf/kfree_skb, by place", object: "conntrack_place",

@@ -32,11 +32,12 @@ public struct IPFrag: Policy {
       "fragment refused",
       [
         Hook(
-          .section(.tracepoint), "tp_btf/kfree_skb, by reason", object: "ip_frag",
+          .dropReason("SKB_DROP_REASON_NOT_SPECIFIED"), "tp_btf/kfree_skb, NOT_SPECIFIED",
+          object: "ip_frag",
           program: "ip_frag_freed", since: KernelVersion(5, 17)),
         Hook(
           .section(.tracepoint), "tp_btf/kfree_skb", object: "ip_frag",
-          program: "ip_frag_freed_somehow"),
+          program: "ip_frag_freed"),
       ])
   ]
 

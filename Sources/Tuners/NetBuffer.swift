@@ -28,7 +28,8 @@ public struct NetBuffer: Policy {
       "packet dropped, backlog full",
       [
         Hook(
-          .section(.tracepoint), "tp_btf/kfree_skb", object: "net_buffer",
+          .dropReason("SKB_DROP_REASON_CPU_BACKLOG"), "tp_btf/kfree_skb, CPU_BACKLOG",
+          object: "net_buffer",
           program: "net_buffer_drop", since: KernelVersion(5, 18)),
         Hook(.poll(every: .seconds(1)), "/proc/net/softnet_stat every 1 s"),
       ])

@@ -38,7 +38,8 @@ public struct UDPBuffer: Policy {
       "UDP out of memory",
       [
         Hook(
-          .section(.tracepoint), "tp_btf/kfree_skb", object: "udp_buffer",
+          .dropReason("SKB_DROP_REASON_PROTO_MEM"), "tp_btf/kfree_skb, PROTO_MEM",
+          object: "udp_buffer",
           program: "udp_buffer_no_memory", since: KernelVersion(6, 11)),
         Hook(
           .section(.tracepoint), "tp_btf/udp_fail_queue_rcv_skb", object: "udp_buffer",

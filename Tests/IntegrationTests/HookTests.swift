@@ -30,7 +30,7 @@ final class HookTests: IntegrationTestCase {
   }
 
   private static var signals: [Signal] {
-    [SysctlWatch.signal] + NamespaceWatch.signals
+    [SysctlWatch.signal, DropWatch.signal] + NamespaceWatch.signals
       + tuners.flatMap { $0.signals + [$0.adoption].compactMap { $0 } }
   }
   private static var hooks: [Hook] { signals.flatMap(\.hooks) }

@@ -74,7 +74,7 @@ final class NetBufferTests: IntegrationTestCase {
 
   private func bursts(hooks: String) async throws {
     try await TestNamespace.initial.set(Self.orderZero, "1")
-    let packets = try await Packets("bursts", work: 400)
+    let packets = try await Packets("bursts", work: 800)
     let without = try await lost(packets, bursts: 50)
     let (daemon, with) = try await eventuallyWithDaemon(
       hooks: hooks, packets, toLoseLessThan: without / 10)
