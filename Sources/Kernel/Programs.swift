@@ -274,9 +274,10 @@ public final class Attached: @unchecked Sendable {
   }
 
   /// How often its program has run and for how long altogether; nil where there
-  /// is none, or while the kernel does not count.
+  /// is none, while the kernel does not count, and for one that is reached from
+  /// another, which counts for both.
   public func runTime() -> (calls: UInt64, nanoseconds: UInt64)? {
-    guard let object, Self.isTimed else { return nil }
+    guard let object, reachedFrom == nil, Self.isTimed else { return nil }
     return try? object.runTime(of: hook.program)
   }
 

@@ -112,11 +112,12 @@ final class TCPConnTests: TCPConnTestCase {
   }
 
   func testCleanPathIsLeftAlone() async throws {
-    let path = try await path(Self.clean)
+    // Less than the path carries, so that no queue stands; and what a sender that
+    // stood still has to catch up with finds room, so that nothing is lost.
+    let path = try await path(["--rate-mbit", "\(Self.rate)", "--queue-bytes", "4000000"])
     let server = try await Iperf.server(in: path.right)
     let daemon = try await daemon()
-    // Less than the path carries, so that no queue stands and nothing is lost.
-    let run = try await run(path, 2, options: ["-b", "\(Self.rate / 2)M"])
+    let run = try await run(path, 2, options: ["-b", "\(Self.rate / 2)M", "-l", "8K"])
     let known = try await ConnectionPath.all(from: path.left)
     try await daemon.stop()
     server.signal(SIGTERM)
