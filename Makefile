@@ -96,7 +96,7 @@ test-packages: deb rpm tarball
 test-arm64: deps
 	Tests/service/arm64
 
-## test-bare: make run and make test on a bare Debian with nothing but Swift
+## test-bare: make run and make test on a bare Debian with nothing but Swift, git and make
 test-bare:
 	Tests/service/bare
 

@@ -18,10 +18,11 @@ struct gate_key {
 	__u32 source;
 };
 
-/* The tuners that an administrator has disabled, by namespace. */
+/* Tuners that an administrator has disabled, or that a namespace is held out from. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, 4096);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 65536);
 	__type(key, struct gate_key);
 	__type(value, __u32);
 } closed_gates SEC(".maps");

@@ -3,7 +3,7 @@
  * socket-buffer: what applications ask for with SO_SNDBUF and SO_RCVBUF: more
  * than the kernel allows, or less than their path needs.
  */
-#include "bpftune.bpf.h"
+#include "gate.h"
 
 #define AF_INET 2
 #define AF_INET6 10
@@ -105,9 +105,14 @@ struct {
 
 static __always_inline bool is_overridden(__u32 local, __u32 remote)
 {
+	struct net *net;
 	int i;
 
-	if (!override_ports[0])
+	if (!override_ports[0] || dry_run)
+		return false;
+	/* Of the process: a socket is hardly ever another one's. */
+	net = current_net();
+	if (is_closed(net_cookie(net), BPF_CORE_READ(net, ns.inum)))
 		return false;
 	for (i = 0; i < MOST_PORTS; i++) {
 		if (!override_ports[i])

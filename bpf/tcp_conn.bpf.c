@@ -34,6 +34,14 @@ static __always_inline bool move(struct bpf_sock_ops *ctx, struct tcp_conn *conn
 	return true;
 }
 
+/* Whether it is the application or the peer that holds the connection back. */
+static __always_inline bool is_held(struct bpf_sock_ops *ctx, struct tcp_sock *tp)
+{
+	__u32 in_flight = ctx->snd_nxt - ctx->snd_una, window = tp->snd_wnd;
+
+	return tp->app_limited || in_flight >= window - window / 8;
+}
+
 /* Starts the counting of a round, and forgets what came before. */
 static __always_inline void begin(struct bpf_sock_ops *ctx, struct tcp_conn *conn,
 				  struct tcp_sock *tp, __u64 now)
@@ -43,7 +51,7 @@ static __always_inline void begin(struct bpf_sock_ops *ctx, struct tcp_conn *con
 	conn->last_segments = tp->data_segs_out;
 	conn->last_retransmitted = tp->total_retrans;
 	conn->last_marked = tp->delivered_ce;
-	conn->app_limited = !!tp->app_limited;
+	conn->held = is_held(ctx, tp);
 }
 
 /*
@@ -92,7 +100,7 @@ static __always_inline void watch(struct bpf_sock_ops *ctx, struct bpf_sock *bsk
 	if (!fresh || dry_run)
 		return;
 	arm = path->chosen;
-	if (path->trial < NO_TRIAL && path->testers < MOST_TESTERS) {
+	if (is_on_trial(path, now) && path->testers < MOST_TESTERS) {
 		arm = path->trial;
 		path->testers++;
 		conn->tester = 1;
@@ -113,8 +121,9 @@ static __always_inline bool has_choice(struct tcp_sock *tp, struct dst_entry *ds
 	path = bpf_map_lookup_elem(&tcp_conn_paths, &key);
 	if (!path || !path->known)
 		return false;
-	return path->trial < NO_TRIAL || (path->chosen != path->own &&
-					  loss(record_of(path, path->chosen)) >= LOCAL_LOSS);
+	return is_on_trial(path, bpf_ktime_get_ns()) ||
+	       (path->chosen != path->own &&
+		loss(record_of(path, path->chosen)) >= LOCAL_LOSS);
 }
 
 /*
@@ -165,12 +174,10 @@ static __always_inline bool count_round(struct bpf_sock_ops *ctx, struct tcp_con
 					struct tcp_conn_path *path, struct tcp_sock *tp,
 					__u64 now)
 {
-	__u32 in_flight = ctx->snd_nxt - ctx->snd_una, window = tp->snd_wnd;
 	__u32 segments = tp->data_segs_out - conn->last_segments;
 	__u32 retransmitted = tp->total_retrans - conn->last_retransmitted;
 	__u32 marked = tp->delivered_ce - conn->last_marked;
-	bool by_network = !conn->app_limited && !tp->app_limited &&
-			  in_flight < window - window / 8;
+	bool by_network = !conn->held && !is_held(ctx, tp);
 	__u32 rtt = ctx->srtt_us >> 3, rtt_min = ctx->rtt_min;
 
 	if (rtt_min && (!path->min_rtt || rtt_min <= path->min_rtt ||

@@ -217,7 +217,7 @@ struct tcp_conn {
 	__u8 skip;		/* rounds before measuring begins */
 	__u8 moves;		/* between algorithms, after it was established */
 	__u8 tester;
-	__u8 app_limited;	/* at the last round */
+	__u8 held;		/* at the last round, by the application or the peer */
 	__u8 alone;		/* the application has chosen: leave it alone */
 };
 

@@ -18,7 +18,7 @@
 #define SAMPLE_ROUNDS 4
 #define SAMPLE_NS (100 * NSEC_PER_MSEC)
 #define LONG_NS (500 * NSEC_PER_MSEC)
-/* Milliseconds that a rate is the mean of, at most. */
+/* Milliseconds that a rate is the mean of, at most; one sample is no more than half. */
 #define RATE_MS 4000
 /* Samples before a path is judged, a trial lost, and a trial decided. */
 #define EVIDENCE_PROBLEM 2
@@ -28,6 +28,7 @@
 #define WARM_UP 4
 #define TRIAL_MOST_NS (120 * NSEC_PER_SEC)
 #define MOST_TESTERS 2
+#define MOST_DEFEATS 255
 #define HOUR_NS (3600 * NSEC_PER_SEC)
 #define MILLION 1000000U
 /* Microseconds: round trips below are those of a local network, where nothing
@@ -103,8 +104,8 @@ static __always_inline void blend_rate(struct tcp_conn_record *record, __u64 byt
 {
 	__u64 old = record->time, new = ns / NSEC_PER_MSEC;
 
-	if (new > RATE_MS)
-		new = RATE_MS;
+	if (new > RATE_MS / 2)
+		new = RATE_MS / 2;
 	if (!new)
 		new = 1;
 	if (old > RATE_MS - new)
@@ -256,7 +257,8 @@ static __always_inline void report(struct tcp_conn_path *path, const struct tcp_
 static __always_inline void defeat(struct tcp_conn_record *record, __u64 now)
 {
 	record->next_ns = now + (HOUR_NS << (record->defeats < 4 ? record->defeats : 4));
-	record->defeats++;
+	if (record->defeats < MOST_DEFEATS)
+		record->defeats++;
 }
 
 /*
@@ -275,6 +277,12 @@ static __always_inline bool is_due(struct tcp_conn_path *path,
 	       score(record, path->min_rtt) * 100 > score(chosen, path->min_rtt) * 130;
 }
 
+/* Whether something is tried; a trial that nobody could end is none any more. */
+static __always_inline bool is_on_trial(const struct tcp_conn_path *path, __u64 now)
+{
+	return path->trial < NO_TRIAL && now - path->trial_ns <= TRIAL_MOST_NS;
+}
+
 /* Ends the trial, if the records say how. */
 static __always_inline void conclude(struct tcp_conn_path *path, const struct tcp_conn_key *key,
 				     struct net *net, __u64 now)
@@ -286,7 +294,7 @@ static __always_inline void conclude(struct tcp_conn_path *path, const struct tc
 		       score(trial, path->min_rtt) * 2 < score(chosen, path->min_rtt);
 
 	if (!is_lost && trial->evidence < EVIDENCE_DECIDED) {
-		if (now - path->trial_ns > TRIAL_MOST_NS) {
+		if (!is_on_trial(path, now)) {
 			trial->next_ns = now + 60 * NSEC_PER_SEC;
 			path->trial = NO_TRIAL;
 			path->testers = 0;

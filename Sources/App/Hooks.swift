@@ -63,9 +63,7 @@ struct Hooks: Sendable {
         missNamespaces = true
       }
     }
-    if tuners.contains(where: { $0.signals.contains(where: \.isOfDrops) }) {
-      attach(DropWatch.signal, DropWatch.source, owner: "daemon", programs)
-    }
+    let ofTheDaemon = lines.count
     for (index, tuner) in tuners.enumerated() {
       let source = Source.tuner(index)
       var families: Set<Hook.Family> = []
@@ -86,6 +84,10 @@ struct Hooks: Sendable {
       } else if let hook = attach(adoption, source, owner: tuner.name, programs) {
         watch(hook)
       }
+    }
+    if attached.contains(where: { $0.hook.isOfDrops }) {
+      attach(DropWatch.signal, DropWatch.source, owner: "daemon", programs)
+      lines.insert(lines.removeLast(), at: ofTheDaemon)
     }
   }
 

@@ -9,8 +9,7 @@ public enum DropWatch {
     [
       Hook(
         .section(.tracepoint), "tp_btf/kfree_skb, by reason", object: "drop_watch",
-        program: "drop_watch", since: KernelVersion(5, 17)),
-      Hook(.onAction, "what each tuner has below"),
+        program: "drop_watch", since: KernelVersion(5, 17))
     ])
 
   /// It sends no events, so that any number serves.

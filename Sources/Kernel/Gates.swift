@@ -1,7 +1,7 @@
 import CShims
 
-/// Where programs that act by themselves may not: the tuners that an
-/// administrator has disabled, by namespace (bpf/gate.h).
+/// Where programs that act by themselves may not: the tuners that an administrator
+/// has disabled, by namespace, and namespaces that are held out (bpf/gate.h).
 public final class Gates: Sendable {
   private let map: BPFMap
   /// The numbers of the tuners' events, by name.

@@ -79,6 +79,11 @@ public struct Hook: Sendable {
     }
   }
 
+  /// It is reached from the hook on packets that the kernel drops.
+  public var isOfDrops: Bool {
+    if case .dropReason = attachment { true } else { false }
+  }
+
   /// Not a choice: it happens anyway.
   var isAlwaysThere: Bool {
     if case .onAction = attachment { true } else { false }
@@ -132,11 +137,6 @@ public struct Signal: Sendable {
     self.onlyWith = onlyWith
     self.notNeeded = notNeeded
     self.hooks = hooks
-  }
-
-  /// It is, at best, one of packets that the kernel drops.
-  public var isOfDrops: Bool {
-    if case .dropReason = hooks.first?.attachment { true } else { false }
   }
 }
 

@@ -39,7 +39,7 @@ public enum Memory {
   public static let bufferPages: Int64 = {
     let bytes = (try? contents(of: "/proc/zoneinfo", limit: 16 << 20)) ?? []
     let pages = total / pageSize
-    return max(pages - pagesKept(zones: String(decoding: bytes, as: UTF8.self)), pages / 2)
+    return max(pages - pagesKept(zones: String(decoding: bytes, as: UTF8.self)), pages / 32)
   }()
 
   /// Pages that are for no buffers, by the text of /proc/zoneinfo. What its other

@@ -118,8 +118,11 @@ public actor NamespaceDirectory {
 
   private func open(_ id: NamespaceID) throws(Failure) -> Int32 {
     if let place = lastSeen[id], let fd = open(id, at: place) { return fd }
-    if let place = reachable()[id.inode], let fd = open(id, at: place) {
+    let found = reachable()
+    if let place = found[id.inode], let fd = open(id, at: place) {
       lastSeen[id] = place
+      // That took a while. Others whose process has ended since are found at once.
+      for other in lastSeen.keys { if let place = found[other.inode] { lastSeen[other] = place } }
       return fd
     }
     lastSeen[id] = nil

@@ -35,8 +35,8 @@ public final class Programs: @unchecked Sendable {
   /// Ports whose sockets may not lock their buffers; 0 ends the list.
   private let overridePorts: InlineArray<16, UInt16>
   public static let mostOverridePorts = 16
-  /// What is attached, by source and program: a hook that serves two signals of
-  /// a source runs once.
+  /// What is attached, by source, program and where: a hook that serves two
+  /// signals of a source runs once.
   private var attached: [UInt16: [String: Attached]] = [:]
   /// Objects that are not of this executable, by the source of their events.
   private var images: [UInt16: [UInt8]] = [:]
@@ -72,7 +72,8 @@ public final class Programs: @unchecked Sendable {
         valueSize: MemoryLayout<bpftune_sysctl_event>.size, maxEntries: 1024,
         flags: UInt32(BPF_F_NO_PREALLOC))
       closedGates = try BPFMap(
-        "closed_gates", BPF_MAP_TYPE_HASH, keySize: 16, valueSize: 4, maxEntries: 4096)
+        "closed_gates", BPF_MAP_TYPE_HASH, keySize: 16, valueSize: 4, maxEntries: 65536,
+        flags: UInt32(BPF_F_NO_PREALLOC))
     } catch {
       throw .refused(error)
     }
@@ -222,7 +223,6 @@ public final class Programs: @unchecked Sendable {
     var dropWatch: Attached?
     switch hook.attachment {
     case .poll, .onAction: return Attached(hook: hook, object: nil)
-    case .dropReason: dropWatch = try watchDrops()
     default: break
     }
     let object = try open(hook.object, source: source)
@@ -238,6 +238,7 @@ public final class Programs: @unchecked Sendable {
       try object.attach(hook.program, tracepoint: name, category: category)
     case .dropReason(let reason):
       let number = try DropWatch.number(of: reason)
+      dropWatch = try watchDrops()
       try map(DropWatch.handlers, source: DropWatch.source)?.set(
         key: withUnsafeBytes(of: number) { Array($0) }, to: object.descriptor(of: hook.program))
     case .request, .poll, .onAction: break
@@ -249,7 +250,7 @@ public final class Programs: @unchecked Sendable {
   /// The hook on all packets that the kernel drops.
   private func watchDrops() throws(BPFObject.Failure) -> Attached {
     let (report, attached) = attach(DropWatch.signal, source: DropWatch.source)
-    guard let attached, !attached.hook.program.isEmpty else {
+    guard let attached else {
       let why = report.refusals.map { "\($0.hook): \($0.reason)" }.joined(separator: "; ")
       throw BPFObject.Failure("watch packets that are dropped", errno: .notSupported, detail: why)
     }

@@ -67,8 +67,8 @@ public struct Conntrack: Policy {
     public var count: Int64
     public var limit: Int64
     public var buckets: Int64
-    /// Connections refused since the table was full, and connections that were
-    /// not answered yet and had to make room.
+    /// Connections refused since the table was full, and connections that had to
+    /// make room: any that the kernel does not call assured.
     public var refused: Int64
     public var evicted: Int64
     /// Some of the entries, where the table is as good as full.
@@ -156,6 +156,8 @@ public struct Conntrack: Policy {
     var time: UInt64
     /// Looked at again soon.
     var isOpen: Bool
+    /// The table was full then.
+    var isFull: Bool
   }
 
   /// A tunable that is raised.
@@ -192,6 +194,8 @@ public struct Conntrack: Policy {
     if bases.values.contains(where: { $0.isOpen }) { return times.look }
     return raised.isEmpty ? nil : times.interval
   }
+
+  public mutating func forget(_ namespace: NamespaceID) { bases[namespace] = nil }
 
   public mutating func learn(surveyed sum: Int64, for observation: Observation) {
     surveyed = (sum, observation.time)

@@ -9,12 +9,14 @@ extension Conntrack {
     guard var base = bases[seen.namespace] else {
       // A report of a namespace that has never dropped is about what is raised.
       guard seen.scenario != .look else { return settle(seen) }
-      guard seen.scenario == .drop || seen.isFull else { return .leave("there is room") }
+      guard seen.scenario == .drop || seen.isFull else {
+        return raised.isEmpty ? .leave("there is room") : settle(seen)
+      }
       forgetOldest()
       // Refused before, for all that is known, but for the last one.
       bases[seen.namespace] = Base(
         refused: seen.refused, evicted: seen.evicted, time: seen.time,
-        isOpen: seen.scenario == .drop)
+        isOpen: seen.scenario == .drop, isFull: seen.isFull)
       return .leave("netfilter drops packets, or the table is full; what for is looked at")
     }
     let refused = seen.refused - base.refused
@@ -26,10 +28,14 @@ extension Conntrack {
       return .leave("netfilter drops packets; what for is looked at")
     }
     bases[seen.namespace] = Base(
-      refused: seen.refused, evicted: seen.evicted, time: seen.time, isOpen: false)
+      refused: seen.refused, evicted: seen.evicted, time: seen.time, isOpen: false,
+      isFull: seen.isFull)
     guard refused > 0 || evicted > 0 && seen.isFull else {
-      return seen.scenario == .look && !raised.isEmpty
-        ? settle(seen) : .leave("no connection was refused: packets are dropped by a rule")
+      if seen.scenario != .drop, !raised.isEmpty { return settle(seen) }
+      return .leave(
+        seen.scenario == .poll
+          ? "no connection was refused"
+          : "no connection was refused: packets are dropped by a rule")
     }
     needed = seen.time
     // Of those that may be evicted, are most of use to someone?
@@ -37,8 +43,8 @@ extension Conntrack {
     guard areAnswered || evicted <= 4 * refused else {
       return .hold(
         "the table of connections is full in \(seen.namespace) (\(seen.count) of \(seen.limit)), and"
-          + " is not grown: \(evicted) connections that nobody had answered made room for as many"
-          + " more (a flood looks like this)",
+          + " is not grown: \(evicted) connections made room for as many more, and most that could"
+          + " are not known to be answered (a flood looks like this)",
         about: "flood")
     }
     return grow(seen, refused, evicted)
@@ -118,10 +124,12 @@ extension Conntrack {
       reason: "no connection was refused for a while, and \(surveyed?.sum ?? 0) are tracked")
   }
 
-  /// Makes room for one more namespace.
+  /// Makes room for one more namespace; those that drop by a rule go first.
   private mutating func forgetOldest() {
     guard bases.count >= Self.mostNamespaces,
-      let oldest = bases.min(by: { $0.value.time < $1.value.time })
+      let oldest = bases.min(by: {
+        ($0.value.isFull ? 1 : 0, $0.value.time) < ($1.value.isFull ? 1 : 0, $1.value.time)
+      })
     else { return }
     bases[oldest.key] = nil
   }

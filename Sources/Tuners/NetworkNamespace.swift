@@ -90,6 +90,9 @@ public actor NetworkNamespace {
   /// Serves requests until `finish()`.
   public func run() async {
     for tuner in disabled.keys { closeGate(of: tuner) }
+    if isHeldOut {
+      for tuner in tuners where tuner.actsByItself { closeGate(of: tuner.name) }
+    }
     await noteUndisturbed()
     for await request in requests {
       switch request {
@@ -156,10 +159,13 @@ public actor NetworkNamespace {
       closeGate(of: tuner)
       return turnedOff.insert(tuner).inserted
     }
-    around.gates?.open(tuner, in: id)
+    if !isHeldOut { around.gates?.open(tuner, in: id) }
     let wasDisabled = disabled.removeValue(forKey: tuner) != nil
     return turnedOff.remove(tuner) != nil || wasDisabled
   }
+
+  /// It stays as it is, so that others can be compared with it.
+  private var isHeldOut: Bool { id != around.directory.own && around.holdOut.includes(id) }
 
   /// Tuners that were turned off here by command.
   public func tunersTurnedOff() -> Set<String> { turnedOff }
@@ -230,7 +236,7 @@ public actor NetworkNamespace {
     guard adjustment.assumed.holds(in: old) else { return .refused(.stale(current: old)) }
     let new = old.with(adjustment.wanted)
     if kind == .change, let refusal = setback(tunable, new) { return .refused(refusal) }
-    if tunable.scope == .perNamespace, id != around.directory.own, around.holdOut.includes(id) {
+    if tunable.scope == .perNamespace, isHeldOut {
       return .refused(.heldOut(current: old))
     }
     if around.dryRun || !isAllowed(adjustment) { return .advised(old: old, new: new) }

@@ -23,6 +23,9 @@ public protocol Policy: Sendable {
   static var signals: [Signal] { get }
   /// Kinds of adjustment that have to be allowed by name.
   static var risks: [Risk] { get }
+  /// Whether its BPF programs change sockets by themselves, where the gate is open
+  /// (bpf/gate.h).
+  static var actsByItself: Bool { get }
   /// An iterator that is run once in every namespace that exists when the
   /// daemon starts, for sockets older than it.
   static var adoption: Signal? { get }
@@ -78,6 +81,9 @@ public protocol Policy: Sendable {
   /// time is of the kernel's monotonic clock, in nanoseconds.
   mutating func recall(_ holding: Holding, at time: UInt64)
 
+  /// The namespace has ended; for what a state of the machine knows of it.
+  mutating func forget(_ namespace: NamespaceID)
+
   /// What became of an adjustment, so that the next decision knows.
   mutating func learn(_ adjustment: Adjustment, _ outcome: Outcome)
 }
@@ -85,6 +91,7 @@ public protocol Policy: Sendable {
 extension Policy {
   public static var scope: Tunable.Scope { .perNamespace }
   public static var risks: [Risk] { [] }
+  public static var actsByItself: Bool { false }
   public static var adoption: Signal? { nil }
   public static var request: Signal? { nil }
   public static var tableName: String? { nil }
@@ -99,6 +106,7 @@ extension Policy {
   public static func survey(_ observation: Observation) throws -> Int64 { 0 }
   public mutating func learn(surveyed sum: Int64, for observation: Observation) {}
   public mutating func recall(_ holding: Holding, at time: UInt64) {}
+  public mutating func forget(_ namespace: NamespaceID) {}
   public mutating func learn(_ adjustment: Adjustment, _ outcome: Outcome) {}
 }
 

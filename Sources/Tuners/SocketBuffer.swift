@@ -17,6 +17,8 @@ public struct SocketBuffer: Policy {
     "net.core.rmem_max", .scalar, .global, bounds: 2304...Int64(Int32.max))
   public static let tunables = [sendMaximum, receiveMaximum]
 
+  public static let actsByItself = true
+
   public static let signals = [
     Signal(
       "socket buffers asked for",

@@ -163,6 +163,7 @@ public struct TCPConn: Policy {
   private var absent: UInt32 = 0
 
   /// `struct tcp_conn_algorithms`.
+  public static let actsByItself = true
   public static let tableName: String? = "tcp_conn_usable"
   public var table: [UInt32] { [usable, absent] }
 

@@ -70,7 +70,10 @@ public actor Tuner<P: Policy>: AnyTuner {
     }
   }
 
-  public func forget(_ namespace: NamespaceID) { states[namespace] = nil }
+  public func forget(_ namespace: NamespaceID) {
+    states[namespace] = nil
+    states[nil]?.forget(namespace)
+  }
 
   public func findings() -> [String] {
     states.values.flatMap(\.findings).sorted().map { "\(P.name): \($0)" }
@@ -151,31 +154,42 @@ public actor Tuner<P: Policy>: AnyTuner {
   }
 
   private func poll(every interval: Duration) async {
-    var wait = interval
-    while !Task.isCancelled {
-      await loop.sleep(for: wait)
-      if Task.isCancelled { return }
-      if P.readsInside {
-        // Where there are many namespaces: no more than a hundredth of the time.
-        wait = await max(interval, pollInside() * 100)
-      } else {
-        await look(nil)
+    await withDiscardingTaskGroup { group in
+      var wait = interval
+      while !Task.isCancelled {
+        await loop.sleep(for: wait)
+        if Task.isCancelled { return }
+        if P.readsInside {
+          // Where there are many namespaces: no more than a hundredth of the time.
+          wait = await max(interval, pollInside(&group) * 100)
+        } else {
+          await look(nil)
+          while let time = wish(nil) { await recheck(nil, at: time) }
+        }
       }
-      while let time = wish(nil) { await recheck(nil, at: time) }
     }
   }
 
   /// Looks at every namespace; how long it took.
-  private func pollInside() async -> Duration {
+  private func pollInside(_ group: inout DiscardingTaskGroup) async -> Duration {
     let ids = await namespaces.ids()
-    let start = ContinuousClock.now
+    var took = Duration.zero
+    var start = ContinuousClock.now
     for id in ids {
-      guard let seen = P.poll(id) else { break }
-      guard let observation = await complete(seen, id) else { continue }
-      await handle(
-        observation, P.scope == .global ? nil : id, from: id, at: KernelEvent.now(), note: "")
+      guard !Task.isCancelled, let seen = P.poll(id) else { break }
+      if let observation = await complete(seen, id) {
+        let key = P.scope == .global ? nil : id
+        await handle(observation, key, from: id, at: KernelEvent.now(), note: "")
+        arrange(key, &group)
+      }
+      let stretch = ContinuousClock.now - start
+      guard stretch > .milliseconds(1) else { continue }
+      // Events and signals wait for the thread to have nothing else to do.
+      took += stretch
+      await loop.sleep(for: .milliseconds(1))
+      start = .now
     }
-    return ContinuousClock.now - start
+    return took + (ContinuousClock.now - start)
   }
 
   // MARK: Deciding

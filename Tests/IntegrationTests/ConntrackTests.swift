@@ -71,6 +71,27 @@ final class ConntrackTests: ConntrackTestCase {
     XCTAssertGreaterThan(raised[1], 512, "chains grow along")
   }
 
+  /// What was raised for one namespace fills in another.
+  func testLongConnectionsThatMakeRoomElsewhereAreCountedToo() async throws {
+    let tuner = try await OneTuner<Conntrack>(polling: .milliseconds(200)) {
+      Conntrack(learningRate: $0)
+    }
+    let first = try await Self.namespace("first", "ct state new counter")
+    try await eventually(upTo: 30, "a larger table: \(tuner.lines.all.suffix(20))") {
+      _ = try await self.ask(600, in: first)
+      return try await self.values()[0] > 200
+    }
+    let raised = try await values()[0]
+    let second = try await Self.namespace("second", "ct state new counter")
+    try await eventually(upTo: 60, "a still larger table: \(tuner.lines.all.suffix(20))") {
+      _ = try await self.ask(2 * raised, in: second)
+      return try await self.values()[0] > raised
+    }
+    await tuner.stop()
+    await first.delete()
+    await second.delete()
+  }
+
   // MARK: Other causes
 
   /// The table is as good as empty.

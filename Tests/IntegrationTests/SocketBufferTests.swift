@@ -105,6 +105,24 @@ final class SocketBufferTests: IntegrationTestCase {
     XCTAssertFalse(daemon.lines.contains { $0.contains("locked at") })
   }
 
+  /// Neither in a dry run nor where the namespace is held out.
+  func testBuffersStayLockedWhereNothingMayBeDone() async throws {
+    let path = try await Path(delay: 20)
+    try await path.setLargeBuffers()
+    for option in [["--dry-run"], ["--hold-out", "100%"]] {
+      let daemon = try await Daemon(
+        options: ["--allow", "socket-buffer", "--override-socket-buffers", "8205"] + option)
+      let service = try await TCPLoad.responder(
+        in: path.right, port: 8205, bytes: 1_200_000, sendBuffer: 16384)
+      try await TCPLoad.request(from: path.left, to: Path.rightAddress.v4, port: 8205, count: 1)
+      _ = try await daemon.line(containing: "port 8205: a send buffer locked at 32 KiB")
+      service.signal(SIGTERM)
+      try await service.wait()
+      try await daemon.stop()
+    }
+    await path.close()
+  }
+
   /// What nobody asks for any more is taken back.
   func testMaximumComesDownAgain() async throws {
     try await restoring {

@@ -133,16 +133,18 @@ final class TCPMemoryTests: IntegrationTestCase {
     let with = try await abandon()
     try await daemon.stop()
     XCTAssertEqual(with.resets, 0)
-    XCTAssertEqual(with.whole, 60)
+    XCTAssertEqual(with.whole, with.count)
   }
 
   /// Closes connections with data that nobody takes, in two lots: the kernel
   /// counts orphans ten times a second, on a processor that is awake
   /// (`tcp_orphan_timer` in `net/ipv4/tcp.c` is deferrable).
-  private func abandon() async throws -> (resets: Int, whole: Int) {
+  private func abandon() async throws -> (count: Int, resets: Int, whole: Int) {
+    // Before Linux 5.16 each processor keeps up to 32 to itself that do not count.
+    let more = KernelVersion.running >= KernelVersion(5, 16) ? 30 : 130
     let namespace = try await hungry("orphans")
     let first = try await FullQueues(in: namespace, count: 30, bytes: 1 << 18)
-    let second = try await FullQueues(in: namespace, count: 30, bytes: 1 << 18)
+    let second = try await FullQueues(in: namespace, count: more, bytes: 1 << 18)
     first.closeSenders()
     try await eventually("the kernel to count orphans") { try TCPAccount.orphans() >= 20 }
     try await keepProcessorsAwake(seconds: 0.3)
@@ -152,7 +154,7 @@ final class TCPMemoryTests: IntegrationTestCase {
     async let two = second.drain()
     let whole = await one + two
     await namespace.delete()
-    return (resets, whole)
+    return (first.count + second.count, resets, whole)
   }
 
   /// Lets something run on every processor for a while.
