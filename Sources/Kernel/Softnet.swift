@@ -10,8 +10,6 @@ public struct Softnet: Sendable, Equatable {
     public var dropped: UInt32
     /// How often it had to stop with packets left, out of its budget.
     public var squeezed: UInt32
-    /// Packets that others handed to it.
-    public var handedOver: UInt32
     /// Packets that this one dropped since their flow had more than its share.
     public var flowLimited: UInt32
     /// Packets in its backlog now.
@@ -19,13 +17,12 @@ public struct Softnet: Sendable, Equatable {
 
     public init(
       index: Int, processed: UInt32 = 0, dropped: UInt32 = 0, squeezed: UInt32 = 0,
-      handedOver: UInt32 = 0, flowLimited: UInt32 = 0, queued: Int = 0
+      flowLimited: UInt32 = 0, queued: Int = 0
     ) {
       self.index = index
       self.processed = processed
       self.dropped = dropped
       self.squeezed = squeezed
-      self.handedOver = handedOver
       self.flowLimited = flowLimited
       self.queued = queued
     }
@@ -42,7 +39,7 @@ public struct Softnet: Sendable, Equatable {
       guard numbers.count >= 13 else { return nil }
       return Processor(
         index: Int(numbers[12]), processed: numbers[0], dropped: numbers[1], squeezed: numbers[2],
-        handedOver: numbers[9], flowLimited: numbers[10], queued: Int(numbers[11]))
+        flowLimited: numbers[10], queued: Int(numbers[11]))
     }
   }
 

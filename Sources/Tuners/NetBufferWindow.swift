@@ -20,9 +20,8 @@ extension NetBuffer {
     /// The most that one processor dropped in one burst: in looks in a row.
     var burst: Int64 = 0
     private var running: Int64 = 0
-    /// Processors that dropped, and those that may have handed them packets.
+    /// Processors that dropped.
     var processors: Set<Int> = []
-    var sources: Set<Int> = []
     var nanoseconds: UInt64 = 0
     var first: Look?
 
@@ -34,7 +33,6 @@ extension NetBuffer {
       flowLimited += change.flowLimited
       squeezed += change.squeezed
       processors.formUnion(change.droppers)
-      sources.formUnion(change.sources)
       running = change.worst > 0 ? running + change.worst : 0
       burst = max(burst, running)
       let waits = look.softnet.processors.contains {
@@ -53,15 +51,10 @@ extension NetBuffer {
       /// The most that one processor dropped.
       var worst: Int64 = 0
       var droppers: Set<Int> = []
-      /// Those that may have queued what was dropped: each its own packets, unless
-      /// packets are handed over.
-      var sources: Set<Int> = []
 
       init(from old: Softnet, to new: Softnet) {
         let before = Dictionary(
           old.processors.map { ($0.index, $0) }, uniquingKeysWith: { first, _ in first })
-        var active: Set<Int> = []
-        var handsOver = false
         for now in new.processors {
           guard let then = before[now.index] else { continue }
           let count = Int64(now.dropped &- then.dropped)
@@ -70,11 +63,7 @@ extension NetBuffer {
           squeezed += Int64(now.squeezed &- then.squeezed)
           worst = max(worst, count)
           if count > 0 { droppers.insert(now.index) }
-          if now.processed != then.processed { active.insert(now.index) }
-          if now.handedOver != then.handedOver { handsOver = true }
         }
-        guard !droppers.isEmpty else { return }
-        sources = handsOver ? droppers.union(active) : droppers
       }
     }
   }
@@ -133,8 +122,10 @@ extension NetBuffer {
 
   /// A flow that fills a backlog by itself should not cost others their packets.
   private func limitFlows(_ window: Window, _ look: Look) -> [Adjustment] {
-    // What the hook told is exact.
-    let wanted = processors.isEmpty ? window.sources : processors
+    // The limit is that of the processor which queues a packet (`skb_flow_limit` in
+    // net/core/dev.c). The hook told which; the counters do not, where packets are
+    // handed over.
+    let wanted = processors.isEmpty ? Set(look.softnet.processors.map(\.index)) : processors
     guard let old = look.values.flowLimit, let new = ProcessorSet.adding(wanted, to: old),
       new != old
     else { return [] }

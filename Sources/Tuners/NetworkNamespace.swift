@@ -68,6 +68,8 @@ public actor NetworkNamespace {
   /// Refusals that have a record.
   private var noted: Set<String> = []
   private(set) var name: String?
+  /// When it was found to have none last.
+  private var nameless: ContinuousClock.Instant?
   /// What stood in tunables that can be written unseen (by netlink) when nobody
   /// else was known to have written; the own namespace's.
   private var undisturbed: [Tunable: SysctlValue] = [:]
@@ -445,9 +447,11 @@ public actor NetworkNamespace {
 
   /// `netns 4026532281 "name"`.
   func title() async -> String {
-    if name == nil {
+    // It may get a name yet; but to look for one takes a while.
+    if name == nil, nameless.map({ .now - $0 >= .seconds(1) }) ?? true {
       let found = await around.directory.name(of: id)
       name = found.isEmpty ? nil : found
+      nameless = .now
     }
     return name.map { "\(id) \"\($0)\"" } ?? "\(id)"
   }

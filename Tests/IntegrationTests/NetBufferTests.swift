@@ -109,12 +109,15 @@ final class NetBufferTests: IntegrationTestCase {
       _ = try await packets.send(bursts: 1, of: 100_000)
       return try await TestNamespace.initial.sysctl(Self.flowLimit) != "0"
     }
+    let processors = try await TestNamespace.initial.sysctl(Self.flowLimit)
     try await daemon.stop()
     // The flow limit alone, whatever was taken for a burst.
     try await TestNamespace.initial.set(Self.backlog, "50")
     let with = try await lostOfTheSmallFlow()
     await packets.close()
-    print("net-buffer: of 200 packets of a small flow lost: \(without), with the daemon \(with)")
+    print(
+      "net-buffer: of 200 packets of a small flow lost: \(without), with the daemon \(with)"
+        + " (processors \(processors))")
     XCTAssertGreaterThan(without, 20)
     XCTAssertLessThan(with, without / 2)
   }

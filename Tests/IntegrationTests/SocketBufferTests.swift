@@ -109,6 +109,7 @@ final class SocketBufferTests: IntegrationTestCase {
   func testBuffersStayLockedWhereNothingMayBeDone() async throws {
     let path = try await Path(delay: 20)
     try await path.setLargeBuffers()
+    try await path.right.set("net.ipv4.tcp_congestion_control", "bbr")
     for option in [["--dry-run"], ["--hold-out", "100%"]] {
       let daemon = try await Daemon(
         options: ["--allow", "socket-buffer", "--override-socket-buffers", "8205"] + option)

@@ -396,7 +396,7 @@ final class NetBufferPolicyTests: XCTestCase {
       Softnet(parsing: text).processors,
       [
         Softnet.Processor(
-          index: 0, processed: 0xeb7f52, dropped: 0x27d, squeezed: 3, handedOver: 10,
+          index: 0, processed: 0xeb7f52, dropped: 0x27d, squeezed: 3,
           flowLimited: 7, queued: 5),
         Softnet.Processor(index: 3, processed: 0x1519dd7, dropped: 0x45b),
       ])
