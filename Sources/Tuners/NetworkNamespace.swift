@@ -1,6 +1,6 @@
 public import Kernel
 public import Logging
-public import State
+import State
 
 /// A network namespace: owns every write to its tunables.
 ///
