@@ -69,7 +69,7 @@ final class NamespaceTests: IntegrationTestCase {
     let daemon = try await Daemon()
     // Namespaces of others, which stay.
     let before = daemon.lines.filter { $0.contains("watching it") }.count
-    try await Self.churn(20)  // what the first ones make the allocator keep
+    try await Self.churn(200)  // what a crowd makes the allocator keep
     try await Self.settle(daemon, besides: before)
     let descriptors = daemon.descriptors
     let memory = daemon.anonymousMemory
