@@ -175,10 +175,9 @@ int bpftune_bpf_run(int program_fd, uint32_t *result)
 	return error;
 }
 
-int bpftune_bpf_enumerator(struct bpf_object *object, const char *enumeration,
-			   int index, const char **name, int64_t *value)
+int bpftune_bpf_enumerator(const struct btf *btf, const char *enumeration, int index,
+			   const char **name, int64_t *value)
 {
-	const struct btf *btf = bpf_object__btf(object);
 	const struct btf_type *type;
 	int id;
 
@@ -191,24 +190,6 @@ int bpftune_bpf_enumerator(struct bpf_object *object, const char *enumeration,
 	*name = btf__name_by_offset(btf, btf_enum(type)[index].name_off);
 	*value = btf_enum(type)[index].val;
 	return 0;
-}
-
-int64_t bpftune_bpf_kernel_enumerator(const char *enumeration, const char *name)
-{
-	struct btf *btf = btf__load_vmlinux_btf();
-	const struct btf_type *type;
-	int64_t value = -ENOENT;
-	int id, i;
-
-	if (!btf)
-		return -errno;
-	id = btf__find_by_name_kind(btf, enumeration, BTF_KIND_ENUM);
-	type = id > 0 ? btf__type_by_id(btf, id) : NULL;
-	for (i = 0; type && i < btf_vlen(type); i++)
-		if (!strcmp(btf__name_by_offset(btf, btf_enum(type)[i].name_off), name))
-			value = btf_enum(type)[i].val;
-	btf__free(btf);
-	return value;
 }
 
 int bpftune_bpf_member_returns(const char *structure, const char *member)

@@ -210,10 +210,23 @@ public final class BPFObject {
 
   /// The names and values of an enum in the object's type information.
   public func enumerators(of enumeration: String) -> [(name: String, value: Int64)] {
+    Self.enumerators(of: enumeration, in: bpf_object__btf(object))
+  }
+
+  /// The same for an enum of the kernel; none where it cannot be read.
+  static func kernelEnumerators(of enumeration: String) -> [(name: String, value: Int64)] {
+    let types = btf__load_vmlinux_btf()
+    defer { btf__free(types) }
+    return enumerators(of: enumeration, in: types)
+  }
+
+  private static func enumerators(
+    of enumeration: String, in types: OpaquePointer?
+  ) -> [(name: String, value: Int64)] {
     var found: [(name: String, value: Int64)] = []
     var name: UnsafePointer<CChar>?
     var value: Int64 = 0
-    while bpftune_bpf_enumerator(object, enumeration, Int32(found.count), &name, &value) == 0 {
+    while bpftune_bpf_enumerator(types, enumeration, Int32(found.count), &name, &value) == 0 {
       found.append((name.map { String(cString: $0) } ?? "", value))
     }
     return found

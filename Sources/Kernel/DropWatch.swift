@@ -1,4 +1,3 @@
-import CShims
 import SystemPackage
 
 /// The one hook on packets that the kernel drops, whatever for. Programs of
@@ -18,15 +17,16 @@ public enum DropWatch {
   /// The map of programs by the number of the reason.
   static let handlers = "drop_handlers"
 
-  /// This kernel's number for an enumerator of `enum skb_drop_reason`
-  /// (include/net/dropreason-core.h): they differ from kernel to kernel.
+  /// What this kernel has in `enum skb_drop_reason` (include/net/dropreason-core.h):
+  /// the numbers differ from kernel to kernel. Read once, which takes 10 ms.
+  private static let reasons = BPFObject.kernelEnumerators(of: "skb_drop_reason")
+
   static func number(of reason: String) throws(BPFObject.Failure) -> UInt32 {
-    let value = bpftune_bpf_kernel_enumerator("skb_drop_reason", reason)
-    guard value >= 0 else {
+    guard let found = reasons.first(where: { $0.name == reason }) else {
       throw BPFObject.Failure(
-        "look for \(reason)", errno: Errno(rawValue: Int32(-value)),
+        "look for \(reason)", errno: .noSuchFileOrDirectory,
         detail: "this kernel has no such reason for a drop")
     }
-    return UInt32(clamping: value)
+    return UInt32(clamping: found.value)
   }
 }

@@ -37,17 +37,11 @@ struct bpf_link *bpftune_bpf_attach_tracepoint(struct bpf_program *program,
 int bpftune_bpf_run(int program_fd, uint32_t *result);
 
 /*
- * The value of an enumerator in the kernel's BTF, none of which is negative.
- * -ENOENT when the kernel has no such one.
- */
-int64_t bpftune_bpf_kernel_enumerator(const char *enumeration, const char *name);
-
-/*
- * The enumerator number `index` of an enum in the object's BTF. Returns 0, or
+ * The enumerator number `index` of an enum in `btf`, which may be NULL. Returns 0, or
  * -ENOENT when there is no such enum or no more enumerators.
  */
-int bpftune_bpf_enumerator(struct bpf_object *object, const char *enumeration,
-			   int index, const char **name, int64_t *value);
+int bpftune_bpf_enumerator(const struct btf *btf, const char *enumeration, int index,
+			   const char **name, int64_t *value);
 
 /*
  * Whether the function that a member of a kernel structure points to returns
