@@ -4,11 +4,7 @@
  * does best on their path. All of it happens here, on the socket; user space
  * hears what was chosen, and is asked for an algorithm that may not be used yet.
  */
-#include "tcp_conn_choice.h"
-#include "tcp_conn_socket.h"
-
-/* include/uapi/linux/tcp.h */
-#define TCP_THIN_LINEAR_TIMEOUTS 16
+#include "tcp_conn_timeout.h"
 
 /* Connections that are watched ask for these callbacks. */
 #define CALLBACKS (BPF_SOCK_OPS_RTT_CB_FLAG | BPF_SOCK_OPS_RTO_CB_FLAG | \
@@ -99,6 +95,8 @@ static __always_inline void watch(struct bpf_sock_ops *ctx, struct bpf_sock *bsk
 	bpf_sock_ops_cb_flags_set(ctx, ctx->bpf_sock_ops_cb_flags | CALLBACKS);
 	if (!fresh || dry_run)
 		return;
+	if (path->low_rto && loses_much(path->segments, path->retransmitted))
+		lower_rto_min(ctx, tp, dst, conn, path, now);
 	arm = path->chosen;
 	if (is_on_trial(path, now) && path->testers < MOST_TESTERS) {
 		arm = path->trial;
@@ -194,6 +192,10 @@ static __always_inline bool count_round(struct bpf_sock_ops *ctx, struct tcp_con
 	path->retransmitted += retransmitted;
 	path->marked += marked;
 	path->seen_ns = now;
+	if (conn->low_rto)
+		judge_rto_min(ctx, tp, conn, path, retransmitted, now);
+	else if (retransmitted && rtt < path->min_rtt + path->min_rtt / 2 + 2000)
+		wait_less(ctx, tp, conn, path, false);
 	if (conn->skip) {
 		conn->skip = now - conn->begun_ns < LONG_NS ? conn->skip - 1 : 0;
 		by_network = false;
@@ -284,24 +286,31 @@ static __always_inline void went_round(struct bpf_sock_ops *ctx)
 	}
 }
 
-/* A thin connection over a lossy path waits no longer each time. */
+/*
+ * A time-out of a connection that loses much: it may come sooner the next time,
+ * and where the connection is thin, no later each time.
+ */
 static __always_inline void timed_out(struct bpf_sock_ops *ctx)
 {
 	struct bpf_sock *bsk = ctx->sk;
 	struct tcp_conn_path *path;
 	struct tcp_conn *conn;
+	struct tcp_sock *tp;
 	int one = 1;
 
-	if (!bsk || dry_run || ctx->packets_out >= 4 || ctx->total_retrans < 2 ||
-	    ctx->total_retrans * 50 < ctx->data_segs_out)
+	if (!bsk || !loses_much(ctx->data_segs_out, ctx->total_retrans))
 		return;
 	conn = bpf_sk_storage_get(&tcp_conn_sockets, bsk, 0, 0);
-	if (!conn || is_closed(conn->key.netns_cookie, conn->key.netns_inode))
-		return;
-	if (bpf_setsockopt(ctx, SOL_TCP, TCP_THIN_LINEAR_TIMEOUTS, &one, sizeof(one)))
+	if (!conn || conn->alone || is_closed(conn->key.netns_cookie, conn->key.netns_inode))
 		return;
 	path = bpf_map_lookup_elem(&tcp_conn_paths, &conn->key);
-	if (path)
+	tp = bpf_skc_to_tcp_sock(bsk);
+	if (!path || !tp)
+		return;
+	wait_less(ctx, tp, conn, path, true);
+	if (dry_run || ctx->packets_out >= 4)
+		return;
+	if (!bpf_setsockopt(ctx, SOL_TCP, TCP_THIN_LINEAR_TIMEOUTS, &one, sizeof(one)))
 		path->thin++;
 }
 

@@ -33,6 +33,7 @@ struct net_device {
 /* include/net/dst.h */
 struct dst_entry {
 	struct net_device *dev;
+	unsigned long _metrics;
 };
 
 /* include/net/route.h */
@@ -62,11 +63,16 @@ struct tcp_congestion_ops {
 struct inet_connection_sock {
 	struct inet_sock icsk_inet;
 	const struct tcp_congestion_ops *icsk_ca_ops;
+	__u32 icsk_rto_min;	/* ticks */
 	__u8 icsk_ca_setsockopt:1;
 	__u8 icsk_ca_dst_locked:1;
 };
 
 /* include/linux/tcp.h */
+struct tcp_options_received {
+	__u16 sack_ok:3;
+};
+
 struct tcp_sock {
 	struct inet_connection_sock inet_conn;
 	__u32 snd_wnd;
@@ -76,6 +82,8 @@ struct tcp_sock {
 	__u32 srtt_us;
 	__u32 total_retrans;
 	__u32 data_segs_out;
+	__u32 dsack_dups;
+	struct tcp_options_received rx_opt;
 };
 
 #pragma clang attribute pop
@@ -86,6 +94,8 @@ enum tcp_conn_scenario {
 	TCP_CONN_TRIAL = 2,	/* one is tried on a path */
 	TCP_CONN_CHOSEN = 3,	/* it has proved better, and is chosen */
 	TCP_CONN_KEPT = 4,	/* it has not */
+	TCP_CONN_SOONER = 5,	/* time-outs come sooner on a path from now on */
+	TCP_CONN_LATER = 6,	/* they came too early: as the kernel has them */
 };
 
 /*
@@ -131,6 +141,7 @@ enum tcp_conn_value {
 	TCP_CONN_TO_LOSS,
 	TCP_CONN_OTHER_NAME,	/* of ARM_OTHER on this path, 16 characters */
 	TCP_CONN_OTHER_NAME_REST,
+	TCP_CONN_EARLY,		/* of a million rounds that sent again, how many too early */
 };
 
 EXPORT_ENUM(tcp_conn_scenario);
@@ -184,12 +195,16 @@ struct tcp_conn_path {
 	__u8 reason;		/* of the trial, or of the choice */
 	__u8 trial_reason;
 	__u8 known;
-	__u8 reserved;
+	__u8 told_rto;		/* user space knows that time-outs come sooner */
+	__u32 low_rto;		/* connections that got a lower least time-out */
+	__u32 again;		/* their rounds with something sent again, lately */
+	__u32 twice;		/* and those when the peer told that it had arrived */
+	__u64 high_rto_ns;	/* time-outs stay as they are until then */
 };
 
 _Static_assert(sizeof(struct tcp_conn_key) == 32, "key layout");
 _Static_assert(sizeof(struct tcp_conn_record) == 32, "record layout");
-_Static_assert(sizeof(struct tcp_conn_path) == 368, "path layout");
+_Static_assert(sizeof(struct tcp_conn_path) == 384, "path layout");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
@@ -219,6 +234,8 @@ struct tcp_conn {
 	__u8 tester;
 	__u8 held;		/* at the last round, by the application or the peer */
 	__u8 alone;		/* the application has chosen: leave it alone */
+	__u8 low_rto;		/* its least time-out has been lowered */
+	__u32 last_twice;
 };
 
 struct {

@@ -121,6 +121,27 @@ static __always_inline bool is_sample(const struct tcp_conn *conn)
 	return conn->rounds >= 2 && conn->sample_ns >= LONG_NS;
 }
 
+static __always_inline void clear_sample(struct tcp_conn *conn)
+{
+	conn->rounds = 0;
+	conn->sample_ns = 0;
+	conn->sample_bytes = 0;
+	conn->sample_rtt = 0;
+	conn->sample_segments = 0;
+	conn->sample_retransmitted = 0;
+}
+
+/* What was measured; not how often it has lost, and when. */
+static __always_inline void clear_record(struct tcp_conn_record *record)
+{
+	record->rate = 0;
+	record->time = 0;
+	record->rtt = 0;
+	record->segments = 0;
+	record->retransmitted = 0;
+	record->evidence = 0;
+}
+
 /* Adds what the connection has measured to the record of its algorithm. */
 static __always_inline void take_sample(struct tcp_conn *conn, struct tcp_conn_path *path)
 {
@@ -139,12 +160,7 @@ static __always_inline void take_sample(struct tcp_conn *conn, struct tcp_conn_p
 		if (record->evidence < 1 << 20)
 			record->evidence++;
 	}
-	conn->rounds = 0;
-	conn->sample_ns = 0;
-	conn->sample_bytes = 0;
-	conn->sample_rtt = 0;
-	conn->sample_segments = 0;
-	conn->sample_retransmitted = 0;
+	clear_sample(conn);
 }
 
 /* What is wrong with the algorithm that is chosen; REASON_NONE if nothing. */
@@ -348,12 +364,7 @@ static __always_inline void consider(struct tcp_conn_path *path, const struct tc
 			report(path, key, net, TCP_CONN_NEED, path->chosen, arm, reason);
 			return;
 		}
-		record->rate = 0;
-		record->time = 0;
-		record->rtt = 0;
-		record->segments = 0;
-		record->retransmitted = 0;
-		record->evidence = 0;
+		clear_record(record);
 		report(path, key, net, TCP_CONN_TRIAL, path->chosen, arm, reason);
 		if (dry_run) {
 			path->switched_ns = now;

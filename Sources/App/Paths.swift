@@ -37,6 +37,14 @@ struct Paths: ParsableCommand {
 
 /// A path in JSON: microseconds, kbit/s, and shares of one.
 private struct PathLine: Encodable {
+  /// Of connections whose least time-out has been lowered: round trips in which
+  /// something was sent again.
+  struct SoonerTimeouts: Encodable {
+    let connections: Int64
+    let sentAgain: Int64
+    let tooEarly: Int64
+  }
+
   struct Arm: Encodable {
     let algorithm: String
     let kilobitsPerSecond: Int64
@@ -60,6 +68,7 @@ private struct PathLine: Encodable {
   let connections: Int64
   let switches: Int64
   let thin: Int64
+  let soonerTimeouts: SoonerTimeouts
   let algorithms: [Arm]
 
   init(_ path: TCPConnPath) {
@@ -78,6 +87,8 @@ private struct PathLine: Encodable {
     connections = path.connections
     switches = path.switches
     thin = path.thin
+    soonerTimeouts = SoonerTimeouts(
+      connections: path.sooner, sentAgain: path.again, tooEarly: path.early)
     algorithms = path.arms.map {
       Arm(
         algorithm: $0.algorithm, kilobitsPerSecond: $0.record.rate,

@@ -11,7 +11,7 @@ struct Bench: AsyncParsableCommand {
     abstract: "Measures bpftune in namespaces of its own. Needs root and iperf3.")
 
   enum Group: String, CaseIterable, ExpressibleByArgument {
-    case footprint, latency, throughput, convergence, namespaces, neighbours, drops, congestion
+    case footprint, latency, throughput, convergence, namespaces, neighbours, drops, congestion, answers
     case memory
     case startingSizes = "starting-sizes"
     case latencyUnderLoad = "latency-under-load"
@@ -41,6 +41,7 @@ struct Bench: AsyncParsableCommand {
         case .neighbours: try await measureNeighbours()
         case .drops: try await measureDrops()
         case .congestion: try await measureCongestion(only: path)
+        case .answers: try await measureAnswers()
         case .startingSizes: try await measureStartingSizes()
         case .memory: try await measureMemorySqueeze()
         case .latencyUnderLoad: try await measureQueue()

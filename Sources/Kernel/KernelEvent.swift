@@ -59,6 +59,14 @@ public struct KernelEvent: Sendable {
     }
   }
 
+  /// How often the kernel's timer ticks in a second (CONFIG_HZ): what it counts in
+  /// ticks is told so.
+  static let ticksPerSecond: UInt32 = {
+    var tick = timespec()
+    guard clock_getres(CLOCK_MONOTONIC_COARSE, &tick) == 0, tick.tv_nsec > 0 else { return 0 }
+    return UInt32(1_000_000_000 / tick.tv_nsec)
+  }()
+
   /// Nanoseconds of CLOCK_MONOTONIC, as `bpf_ktime_get_ns()` gives them.
   public static func now() -> UInt64 {
     var time = timespec()

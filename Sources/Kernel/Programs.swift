@@ -211,6 +211,7 @@ public final class Programs: @unchecked Sendable {
     try object.setConstant("own_tgid", to: ownThreadGroup)
     try object.setConstant("dry_run", to: UInt8(dryRun ? 1 : 0))
     try object.setConstant("override_ports", to: overridePorts)
+    try object.setConstant("hz", to: KernelEvent.ticksPerSecond)
     for map in [ring, folds, lost] { try object.share(map) }
     if image == nil {
       for map in [watchedSysctls, missedWrites, closedGates] { try object.share(map) }

@@ -8,7 +8,8 @@ public struct TCPConnection: Sendable, Equatable {
   public var peer: PeerAddress
   /// Bytes a second, as the sender measured it last.
   public var deliveryRate: Int64
-  /// Bytes a second that the reader takes.
+  /// Bytes a second that the reader takes; 0 where that is not known, or the round
+  /// trip is too short to divide by.
   public var receiveRate: Int64
   /// Microseconds, smoothed.
   public var rtt: Int64
@@ -48,7 +49,7 @@ public struct TCPConnection: Sendable, Equatable {
     self.init(
       cookie: raw.cookie, peer: PeerAddress(high: high, low: low),
       deliveryRate: Int64(clamping: raw.delivery_rate),
-      receiveRate: raw.receive_rtt == 0
+      receiveRate: raw.receive_rtt < 1000
         ? 0 : Int64(raw.receive_space) * 1_000_000 / Int64(raw.receive_rtt),
       rtt: Int64(raw.rtt), segments: Int64(raw.data_segments), retransmits: Int64(raw.retransmits),
       bytes: Int64(clamping: raw.acknowledged) &+ Int64(clamping: raw.received))

@@ -339,16 +339,17 @@ public struct TCPBuffer: Policy {
   }
 
   private func reason(_ seen: Observation) -> String {
-    let rate = Words.rate(seen.inFlight, in: seen.rtt)
+    let isSending = seen.scenario == .sendLimit
     let verb =
-      seen.scenario == .sendLimit
-      ? "of a congestion window of \(Words.bytes(seen.window)) in flight" : "read"
+      isSending ? "of a congestion window of \(Words.bytes(seen.window)) in flight" : "read"
+    // What is read at once may have been long in coming: no rate follows from it.
+    let rate = isSending ? ", \(Words.rate(seen.inFlight, in: seen.rtt))" : ""
     let scale =
       isBeyondScale(seen)
       ? "; its window is scaled for no more than \(Words.bytes(seen.window)): new connections gain"
       : ""
     return "\(title(seen)) limited by \(Words.bytes(seen.limit)):"
       + " \(Words.bytes(seen.inFlight)) \(verb) in a round trip of"
-      + " \(Words.microseconds(seen.rtt)), \(rate)\(scale)"
+      + " \(Words.microseconds(seen.rtt))\(rate)\(scale)"
   }
 }

@@ -4,8 +4,8 @@ public import Kernel
 ///
 /// Its BPF programs (bpf/tcp_conn.bpf.c) measure connections and choose, on the
 /// socket itself; nothing of that waits for user space. What is left to do here
-/// is to have an algorithm allowed that a path needs, and to log what was
-/// chosen. The kernel has one list of allowed algorithms for all namespaces.
+/// is to say which algorithms are allowed, to have one allowed that a path needs,
+/// and to log what was done. The kernel has one such list for all namespaces.
 public struct TCPConn: Policy {
   public static let name = "tcp-conn"
 
@@ -15,7 +15,11 @@ public struct TCPConn: Policy {
   /// Watched, never written: whoever sets it wants that algorithm.
   public static let congestionControl = Tunable(
     "net.ipv4.tcp_congestion_control", .text, .perNamespace, bounds: 0...0)
-  public static let tunables = [allowed, congestionControl]
+  /// The least time-out before a segment is sent again, in microseconds, since
+  /// Linux 6.11: watched, never written.
+  public static let leastTimeout = Tunable(
+    "net.ipv4.tcp_rto_min_us", .text, .perNamespace, bounds: 0...0)
+  public static let tunables = [allowed, congestionControl, leastTimeout]
   public static let scope = Tunable.Scope.global
 
   public static let signals = [
@@ -41,7 +45,7 @@ public struct TCPConn: Policy {
   /// `enum tcp_conn_scenario` in bpf/tcp_conn.h.
   public enum Scenario: Int64, CaseIterable, Sendable {
     case need = 1
-    case trial, chosen, kept
+    case trial, chosen, kept, sooner, later
 
     var name: String {
       switch self {
@@ -49,6 +53,8 @@ public struct TCPConn: Policy {
       case .trial: "need to try another congestion control"
       case .chosen: "need another congestion control"
       case .kept: "need no other congestion control"
+      case .sooner: "need to send again sooner"
+      case .later: "need to wait before sending again"
       }
     }
   }
@@ -82,11 +88,11 @@ public struct TCPConn: Policy {
   private enum Value: Int, CaseIterable {
     case from, to, reason, peerHigh, peerLow, prefix, rttMin
     case fromRate, fromRTT, fromLoss, toRate, toRTT, toLoss
-    case otherName, otherNameRest
+    case otherName, otherNameRest, early
   }
 
   public static let mirrors: [String: [String: Int64]] = [
-    "tcp_conn_scenario": mirror("TCP_CONN_", ["NEED", "TRIAL", "CHOSEN", "KEPT"], from: 1),
+    "tcp_conn_scenario": mirror("TCP_CONN_", ["NEED", "TRIAL", "CHOSEN", "KEPT", "SOONER", "LATER"], from: 1),
     "tcp_conn_arm": mirror("ARM_", ["OTHER", "BBR", "CUBIC", "HTCP", "DCTCP", "COUNT"]),
     "tcp_conn_reason": mirror("REASON_", ["NONE", "LOSS", "QUEUE", "MARKS", "CLEAN", "WORSE"]),
     "tcp_conn_value": mirror(
@@ -94,7 +100,7 @@ public struct TCPConn: Policy {
       [
         "FROM", "TO", "REASON", "PEER_HIGH", "PEER_LOW", "PREFIX", "RTT_MIN", "FROM_RATE",
         "FROM_RTT", "FROM_LOSS", "TO_RATE", "TO_RTT", "TO_LOSS", "OTHER_NAME",
-        "OTHER_NAME_REST",
+        "OTHER_NAME_REST", "EARLY",
       ]),
   ]
 
@@ -119,7 +125,14 @@ public struct TCPConn: Policy {
     }
   }
 
-  public struct Observation: Sendable, Equatable {
+  public enum Observation: Sendable, Equatable {
+    /// What the list of allowed algorithms says when the daemon starts.
+    case allowed([String])
+    case path(PathEvent)
+  }
+
+  /// Something on a path.
+  public struct PathEvent: Sendable, Equatable {
     public var scenario: Scenario
     public var from: Algorithm
     public var to: Algorithm
@@ -131,6 +144,9 @@ public struct TCPConn: Policy {
     public var new: Record
     /// Of the default, where it is `.other`.
     public var otherName = ""
+    /// Of a million round trips in which something was sent again, in how many it
+    /// had arrived.
+    public var early: Int64 = 0
 
     func name(_ algorithm: Algorithm) -> String {
       algorithm == .other && !otherName.isEmpty ? otherName : algorithm.name
@@ -145,7 +161,7 @@ public struct TCPConn: Policy {
     guard let from = Algorithm(rawValue: value(.from)), let to = Algorithm(rawValue: value(.to)),
       let reason = Reason(rawValue: value(.reason))
     else { return nil }
-    return Observation(
+    let event = PathEvent(
       scenario: scenario, from: from, to: to, reason: reason,
       peer: PeerAddress(high: value(.peerHigh), low: value(.peerLow)), prefix: value(.prefix),
       rttMin: value(.rttMin),
@@ -153,7 +169,14 @@ public struct TCPConn: Policy {
       new: Record(rate: value(.toRate), rtt: value(.toRTT), loss: value(.toLoss)),
       otherName: withUnsafeBytes(of: (value(.otherName), value(.otherNameRest))) {
         String(decoding: $0.prefix { $0 != 0 }, as: UTF8.self)
-      })
+      }, early: value(.early))
+    return .path(event)
+  }
+
+  public static let looks = true
+
+  public static func look() throws -> Observation {
+    .allowed(try Sysctl.read(allowed).description.split(separator: " ").map(String.init))
   }
 
   // MARK: State
@@ -171,7 +194,18 @@ public struct TCPConn: Policy {
 
   // MARK: Deciding
 
-  public mutating func decide(_ seen: Observation) -> Decision {
+  public mutating func decide(_ observation: Observation) -> Decision {
+    switch observation {
+    case .allowed(let names):
+      for algorithm in Algorithm.allCases where names.contains(algorithm.name) {
+        usable |= algorithm.bit
+      }
+      return .leave("allowed: \(names.joined(separator: " "))")
+    case .path(let event): return decide(event)
+    }
+  }
+
+  private func decide(_ seen: PathEvent) -> Decision {
     let path = Self.path(seen.peer, prefix: seen.prefix)
     let why = "\(seen.reason.words): \(seen.old.words) with \(seen.name(seen.from))"
     switch seen.scenario {
@@ -193,6 +227,16 @@ public struct TCPConn: Policy {
       return .note(
         "congestion control to \(path) stays \(seen.name(seen.from)): \(seen.old.words);"
           + " \(seen.new.words) with \(seen.name(seen.to))", about: "kept")
+    case .sooner:
+      return .note(
+        "time-outs to \(path): 50 ms beyond the round trip at the least, not 200 ms:"
+          + " \(Words.percent(ofMillion: seen.old.loss)) lost, round trip"
+          + " \(Words.microseconds(seen.old.rtt))", about: "sooner")
+    case .later:
+      return .note(
+        "time-outs to \(path): 200 ms beyond the round trip at the least again:"
+          + " what was sent again had arrived in \(Words.percent(ofMillion: seen.early)) of cases",
+        about: "later")
     }
   }
 

@@ -63,7 +63,6 @@ public actor Tuner<P: Policy>: AnyTuner {
         guard let observation = await complete(seen, event.namespace) else { continue }
         await handle(
           observation, key, from: event.namespace, at: event.time, note: event.foldedNote)
-        if key == nil, let table { tell(table) }
         arrange(key, &group)
       }
       group.cancelAll()
@@ -251,6 +250,7 @@ public actor Tuner<P: Policy>: AnyTuner {
         states[key]?.learn(adjustment, outcome)
       }
     }
+    if key == nil, let table { tell(table) }
   }
 }
 

@@ -10,10 +10,12 @@ final class TCPConnPolicyTests: XCTestCase {
   private func seen(
     _ scenario: TCPConn.Scenario, to: TCPConn.Algorithm = .bbr, prefix: Int64 = 128
   ) -> TCPConn.Observation {
-    TCPConn.Observation(
+    let event = TCPConn.PathEvent(
       scenario: scenario, from: .other, to: to, reason: .loss, peer: peer, prefix: prefix,
       rttMin: 100_000, old: TCPConn.Record(rate: 850, rtt: 100_200, loss: 21_300),
-      new: TCPConn.Record(rate: 90_700, rtt: 101_000, loss: 500), otherName: "reno")
+      new: TCPConn.Record(rate: 90_700, rtt: 101_000, loss: 500), otherName: "reno",
+      early: 625_000)
+    return .path(event)
   }
 
   private func adjustment(_ decision: Decision) throws -> Adjustment {
@@ -56,6 +58,23 @@ final class TCPConnPolicyTests: XCTestCase {
     XCTAssertEqual(policy.table, [0b110, 0b1000], "stale for another reason: nothing is known")
   }
 
+  func testKnowsWhatIsAllowedFromTheStart() {
+    var policy = TCPConn(learningRate: .standard)
+    _ = policy.decide(.allowed(["reno", "cubic", "bbr"]))
+    XCTAssertEqual(policy.table, [0b110, 0])
+  }
+
+  func testTellsOfTimeouts() {
+    var policy = TCPConn(learningRate: .standard)
+    guard case .note(let sooner, _) = policy.decide(seen(.sooner)),
+      case .note(let later, _) = policy.decide(seen(.later))
+    else { return XCTFail("both are told") }
+    XCTAssertTrue(sooner.hasPrefix("time-outs to 10.1.2.3: 50 ms"), sooner)
+    XCTAssertTrue(sooner.contains("2.1 % lost, round trip 100 ms"), sooner)
+    XCTAssertTrue(later.hasPrefix("time-outs to 10.1.2.3: 200 ms"), later)
+    XCTAssertTrue(later.hasSuffix("had arrived in 62.5 % of cases"), later)
+  }
+
   func testNamesWhatWasChosen() {
     var policy = TCPConn(learningRate: .standard)
     let decision = policy.decide(seen(.chosen, prefix: 120))
@@ -77,7 +96,7 @@ final class TCPConnPolicyTests: XCTestCase {
     key[8] = 7
     key[12] = 128
     key.replaceSubrange(26..<32, with: [0xff, 0xff, 10, 0, 0, 1])
-    var value = [UInt8](repeating: 0, count: 368)
+    var value = [UInt8](repeating: 0, count: 384)
     value.replaceSubrange(256..<260, with: Array("reno".utf8))
     value[1 * 32 + 8] = 100  // rate of bbr
     value[1 * 32 + 16] = 200
@@ -86,6 +105,9 @@ final class TCPConnPolicyTests: XCTestCase {
     value[357] = 1  // chosen
     value[358] = 5  // no trial
     value[360] = 1  // loss
+    value[364] = 3  // connections that send again sooner
+    value[368] = 40
+    value[372] = 6
     let path = try XCTUnwrap(TCPConnPath(key: key, value: value))
     XCTAssertEqual(path.namespace.inode, 7)
     XCTAssertEqual(path.path, "10.0.0.1")
@@ -98,6 +120,8 @@ final class TCPConnPolicyTests: XCTestCase {
     let text = TCPConnPath.table([path], now: 0)
     XCTAssertTrue(text.hasPrefix("10.0.0.1 (netns 7): bbr: segments are lost"), text)
     XCTAssertTrue(text.contains("100 kbit/s"), text)
+    XCTAssertEqual([path.sooner, path.again, path.early], [3, 40, 6])
+    XCTAssertTrue(text.contains("3 connections with time-outs from 50 ms on: sent again in 40"), text)
   }
 
   func testWordsOfAListHaveNoOrder() {

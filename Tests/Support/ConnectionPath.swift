@@ -8,6 +8,13 @@ public struct ConnectionPath: Decodable, Sendable {
     public let kilobitsPerSecond: Int
   }
 
+  /// Of connections whose least time-out has been lowered.
+  public struct SoonerTimeouts: Decodable, Sendable {
+    public let connections: Int
+    public let sentAgain: Int
+    public let tooEarly: Int
+  }
+
   public let namespace: UInt64
   public let namespaceCookie: UInt64
   public let path: String
@@ -21,6 +28,7 @@ public struct ConnectionPath: Decodable, Sendable {
   public let connections: Int
   public let switches: Int
   public let thin: Int
+  public let soonerTimeouts: SoonerTimeouts
   public let algorithms: [Arm]
 
   /// What the running daemon knows of connections from a namespace.

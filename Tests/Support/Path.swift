@@ -1,11 +1,12 @@
 import Foundation
+import Synchronization
 
 /// Two namespaces with an emulated path between them.
 public final class Path: Sendable {
   public let left: TestNamespace
   public let right: TestNamespace
   /// Nil where the kernel itself makes the path what it is.
-  private let emulator: Command?
+  private let emulator: Mutex<Command?>
 
   /// Addresses of the two ends, by version.
   public static let leftAddress = (v4: "10.98.1.1", v6: "fd98::1")
@@ -21,16 +22,32 @@ public final class Path: Sendable {
   ) async throws {
     if let left { self.left = left } else { self.left = try await TestNamespace("left") }
     if let right { self.right = right } else { self.right = try await TestNamespace("right") }
-    let emulator = try Command(
+    emulator = Mutex(nil)
+    try await emulate(delay: delay, options: options)
+  }
+
+  /// Makes the path another one, in place of what it was; connections over it end.
+  public func emulate(delay: Double, options: [String]) async throws {
+    await stopEmulator()
+    let new = try Command(
       [
-        Products.path("path-emulator"), "--left", self.left.name ?? "init",
-        "--right", self.right.name ?? "init",
+        Products.path("path-emulator"), "--left", left.name ?? "init",
+        "--right", right.name ?? "init",
         "--left-addr", "\(Self.leftAddress.v4)/24", "--right-addr", "\(Self.rightAddress.v4)/24",
         "--left-addr", "\(Self.leftAddress.v6)/64", "--right-addr", "\(Self.rightAddress.v6)/64",
         "--delay-ms", "\(delay)",
       ] + options)
-    self.emulator = emulator
-    try await emulator.line(containing: "ready")
+    emulator.withLock { $0 = new }
+    try await new.line(containing: "ready")
+  }
+
+  /// What it counted; nothing where there is none.
+  @discardableResult
+  private func stopEmulator() async -> String {
+    let old = emulator.withLock { $0 }
+    old?.signal(SIGTERM)
+    _ = try? await old?.wait()
+    return old?.output ?? ""
   }
 
   /// A pair of virtual devices with netem(8) on the left one: `loss 10%`. Fails
@@ -38,7 +55,7 @@ public final class Path: Sendable {
   public init(netem options: String) async throws {
     left = try await TestNamespace("left")
     right = try await TestNamespace("right")
-    emulator = nil
+    emulator = Mutex(nil)
     try await execute(
       "ip", "link", "add", "path0", "type", "veth", "peer", "name", "path0", "netns",
       right.name ?? "init", netns: left.name)
@@ -76,13 +93,20 @@ public final class Path: Sendable {
     }
   }
 
+  /// Nothing arrives for so long, and then all of it.
+  public func stall(for duration: Duration) async throws {
+    let emulator = emulator.withLock { $0 }
+    emulator?.signal(SIGSTOP)
+    try await Task.sleep(for: duration)
+    emulator?.signal(SIGCONT)
+  }
+
   /// Ends the emulator and deletes the namespaces; what the emulator counted.
   @discardableResult
   public func close() async -> String {
-    emulator?.signal(SIGTERM)
-    _ = try? await emulator?.wait()
+    let output = await stopEmulator()
     await left.delete()
     await right.delete()
-    return emulator?.output ?? ""
+    return output
   }
 }

@@ -64,6 +64,37 @@ public enum TCPLoad {
     return Int(client.output.split(separator: " ").last ?? "") ?? -1
   }
 
+  /// A service that answers each byte with so many, on one connection at a time.
+  public static func answerer(
+    in namespace: TestNamespace, port: Int, bytes: Int
+  ) async throws -> Command {
+    let server = try Command(
+      [program, "answer", "\(port)", "\(bytes)"], netns: namespace.name)
+    try await server.line(containing: "listening")
+    return server
+  }
+
+  /// Asks such a service so often, on one connection.
+  public static func asking(
+    from namespace: TestNamespace, to address: String, port: Int, count: Int, bytes: Int
+  ) throws -> Command {
+    try Command(
+      [program, "ask", address, "\(port)", "\(count)", "\(bytes)"], netns: namespace.name)
+  }
+
+  /// The same until it is done: the mean time to a complete answer, in milliseconds.
+  public static func ask(
+    from namespace: TestNamespace, to address: String, port: Int, count: Int, bytes: Int
+  ) async throws -> Double {
+    let asking = try asking(
+      from: namespace, to: address, port: port, count: count, bytes: bytes)
+    let status = try await asking.wait(upTo: 120)
+    guard status == 0,
+      let mean = Double(asking.output.split(whereSeparator: \.isWhitespace).last ?? "")
+    else { throw Command.Failure("tcp-load ask: exit \(status): \(asking.output)") }
+    return mean / 1000
+  }
+
   /// A counter of /proc/net/netstat of the namespace: `ListenDrops`.
   public static func counter(_ name: String, in namespace: TestNamespace) async throws -> Int {
     let text = try await execute("cat", "/proc/net/netstat", netns: namespace.name)

@@ -16,5 +16,7 @@ int burst(int argc, char **argv);
 int flood(int argc, char **argv);
 int respond(int argc, char **argv);
 int request(int argc, char **argv);
+int answer(int argc, char **argv);
+int ask(int argc, char **argv);
 
 #endif

@@ -7,6 +7,8 @@
  *	tcp-load flood PREFIX ADDRESS PORT COUNT RATE
  *	tcp-load respond PORT BYTES [SNDBUF]
  *	tcp-load request ADDRESS PORT COUNT [RCVBUF]
+ *	tcp-load answer PORT BYTES
+ *	tcp-load ask ADDRESS PORT COUNT BYTES
  */
 #include "load.h"
 
@@ -60,6 +62,10 @@ int main(int argc, char **argv)
 		return respond(argc, argv);
 	if (argc >= 5 && !strcmp(argv[1], "request"))
 		return request(argc, argv);
-	fprintf(stderr, "usage: tcp-load serve|burst|flood|respond|request ...\n");
+	if (argc == 4 && !strcmp(argv[1], "answer"))
+		return answer(argc, argv);
+	if (argc == 6 && !strcmp(argv[1], "ask"))
+		return ask(argc, argv);
+	fprintf(stderr, "usage: tcp-load serve|burst|flood|respond|request|answer|ask ...\n");
 	return 64;
 }
