@@ -67,6 +67,8 @@ static __always_inline void watch(struct bpf_sock_ops *ctx, struct bpf_sock *bsk
 	conn = bpf_sk_storage_get(&tcp_conn_sockets, bsk, 0, BPF_SK_STORAGE_GET_F_CREATE);
 	if (!conn)
 		return;
+	/* A socket may have been another connection. */
+	__builtin_memset(conn, 0, sizeof(*conn));
 	path_key(sk, dst, &conn->key);
 	path = bpf_map_lookup_elem(&tcp_conn_paths, &conn->key);
 	if (!path) {
@@ -91,12 +93,16 @@ static __always_inline void watch(struct bpf_sock_ops *ctx, struct bpf_sock *bsk
 	conn->arm = own;
 	conn->skip = WARM_UP;
 	conn->begun_ns = now;
+	conn->first_retransmitted = fresh ? tp->total_retrans : 0;
+	conn->last_twice = tp->dsack_dups;
+	conn->low_rto = has_low_rto_min(tp);
 	begin(ctx, conn, tp, now);
 	bpf_sock_ops_cb_flags_set(ctx, ctx->bpf_sock_ops_cb_flags | CALLBACKS);
 	if (!fresh || dry_run)
 		return;
-	if (path->low_rto && loses_much(path->segments, path->retransmitted))
-		lower_rto_min(ctx, tp, dst, conn, path, now);
+	if (path->told_rto && now - path->lossy_ns < LOSSY_NS &&
+	    may_send_again_sooner(ctx, tp, dst, path, now))
+		lower_rto_min(ctx, conn, path);
 	arm = path->chosen;
 	if (is_on_trial(path, now) && path->testers < MOST_TESTERS) {
 		arm = path->trial;
@@ -192,10 +198,7 @@ static __always_inline bool count_round(struct bpf_sock_ops *ctx, struct tcp_con
 	path->retransmitted += retransmitted;
 	path->marked += marked;
 	path->seen_ns = now;
-	if (conn->low_rto)
-		judge_rto_min(ctx, tp, conn, path, retransmitted, now);
-	else if (retransmitted && rtt < path->min_rtt + path->min_rtt / 2 + 2000)
-		wait_less(ctx, tp, conn, path, false);
+	watch_rto_min(ctx, tp, conn, path, retransmitted, now);
 	if (conn->skip) {
 		conn->skip = now - conn->begun_ns < LONG_NS ? conn->skip - 1 : 0;
 		by_network = false;
@@ -287,8 +290,8 @@ static __always_inline void went_round(struct bpf_sock_ops *ctx)
 }
 
 /*
- * A time-out of a connection that loses much: it may come sooner the next time,
- * and where the connection is thin, no later each time.
+ * A thin connection that loses much waits no longer each time. Near peers are left
+ * to a lower least time-out, which is the shorter wait and still doubles.
  */
 static __always_inline void timed_out(struct bpf_sock_ops *ctx)
 {
@@ -298,17 +301,17 @@ static __always_inline void timed_out(struct bpf_sock_ops *ctx)
 	struct tcp_sock *tp;
 	int one = 1;
 
-	if (!bsk || !loses_much(ctx->data_segs_out, ctx->total_retrans))
+	if (!bsk || dry_run || ctx->packets_out >= 4 ||
+	    !loses_much(ctx->data_segs_out, ctx->total_retrans))
 		return;
 	conn = bpf_sk_storage_get(&tcp_conn_sockets, bsk, 0, 0);
 	if (!conn || conn->alone || is_closed(conn->key.netns_cookie, conn->key.netns_inode))
 		return;
 	path = bpf_map_lookup_elem(&tcp_conn_paths, &conn->key);
 	tp = bpf_skc_to_tcp_sock(bsk);
-	if (!path || !tp)
-		return;
-	wait_less(ctx, tp, conn, path, true);
-	if (dry_run || ctx->packets_out >= 4)
+	if (!path || !tp || conn->low_rto ||
+	    may_send_again_sooner(ctx, tp, route(&tp->inet_conn.icsk_inet.sk), path,
+				  bpf_ktime_get_ns()))
 		return;
 	if (!bpf_setsockopt(ctx, SOL_TCP, TCP_THIN_LINEAR_TIMEOUTS, &one, sizeof(one)))
 		path->thin++;

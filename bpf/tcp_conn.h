@@ -95,7 +95,7 @@ enum tcp_conn_scenario {
 	TCP_CONN_CHOSEN = 3,	/* it has proved better, and is chosen */
 	TCP_CONN_KEPT = 4,	/* it has not */
 	TCP_CONN_SOONER = 5,	/* time-outs come sooner on a path from now on */
-	TCP_CONN_LATER = 6,	/* they came too early: as the kernel has them */
+	TCP_CONN_LATER = 6,	/* and no longer, as most was sent again in vain */
 };
 
 /*
@@ -141,7 +141,7 @@ enum tcp_conn_value {
 	TCP_CONN_TO_LOSS,
 	TCP_CONN_OTHER_NAME,	/* of ARM_OTHER on this path, 16 characters */
 	TCP_CONN_OTHER_NAME_REST,
-	TCP_CONN_EARLY,		/* of a million rounds that sent again, how many too early */
+	TCP_CONN_IN_VAIN,	/* of a million times, how often what was sent again had arrived */
 };
 
 EXPORT_ENUM(tcp_conn_scenario);
@@ -197,14 +197,15 @@ struct tcp_conn_path {
 	__u8 known;
 	__u8 told_rto;		/* user space knows that time-outs come sooner */
 	__u32 low_rto;		/* connections that got a lower least time-out */
-	__u32 again;		/* their rounds with something sent again, lately */
-	__u32 twice;		/* and those when the peer told that it had arrived */
-	__u64 high_rto_ns;	/* time-outs stay as they are until then */
+	__u32 again;		/* times that they sent something again, lately */
+	__u32 in_vain;		/* and those when most of it had arrived */
+	__u64 lossy_ns;		/* when a connection had lost much */
+	__u64 high_rto_ns;	/* new ones get no lower least time-out until then */
 };
 
 _Static_assert(sizeof(struct tcp_conn_key) == 32, "key layout");
 _Static_assert(sizeof(struct tcp_conn_record) == 32, "record layout");
-_Static_assert(sizeof(struct tcp_conn_path) == 384, "path layout");
+_Static_assert(sizeof(struct tcp_conn_path) == 392, "path layout");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
@@ -235,7 +236,11 @@ struct tcp_conn {
 	__u8 held;		/* at the last round, by the application or the peer */
 	__u8 alone;		/* the application has chosen: leave it alone */
 	__u8 low_rto;		/* its least time-out has been lowered */
+	__u8 awaited;		/* rounds in which the peer may tell that it was in vain */
+	__u32 first_retransmitted;	/* by the handshake */
 	__u32 last_twice;
+	__u32 again;		/* segments while that is awaited */
+	__u32 twice;
 };
 
 struct {

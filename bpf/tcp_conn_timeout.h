@@ -22,16 +22,21 @@
 #define DST_METRICS_FLAGS 3UL
 
 /*
- * Microseconds. TCP_RTO_MIN of include/net/tcp.h, and what may take its place:
- * longer than a peer delays an acknowledgement (40 ms in net/ipv4/tcp_output.c,
- * or a round trip), on paths where it makes much of a difference.
+ * Microseconds. What may take the place of TCP_RTO_MIN (include/net/tcp.h): longer
+ * than Linux delays an acknowledgement (40 ms in net/ipv4/tcp_output.c, or a round
+ * trip), on paths where it makes much of a difference.
  */
-#define RTO_MIN 200000
 #define LOW_RTO_MIN 50000
 #define LOW_RTO_RTT 50000
-/* Rounds with something sent again before it is judged how many were too early. */
+/* More than that beyond the shortest round trip may be what a queue takes, and loses. */
+#define MOST_QUEUE (LOW_RTO_MIN / 2)
+/* How long new connections of a path begin so, after one has lost much. */
+#define LOSSY_NS (600 * NSEC_PER_SEC)
+/* Times that something was sent again before it is judged how often in vain, and at most. */
 #define AGAIN_JUDGED 32
 #define AGAIN_MOST 256
+/* Rounds in which the peer may tell of what came twice. */
+#define ROUNDS_TOLD 3
 
 /* Ticks a second, set by user space before the object is loaded. */
 const volatile __u32 hz = 0;
@@ -42,6 +47,7 @@ static __always_inline bool has_usual_rto_min(struct tcp_sock *tp, struct dst_en
 	const void *metrics;
 	__u32 locked = 0;
 
+	/* TCP_RTO_MIN */
 	if (tp->inet_conn.icsk_rto_min != hz / 5)
 		return false;
 	if (!dst)
@@ -51,10 +57,10 @@ static __always_inline bool has_usual_rto_min(struct tcp_sock *tp, struct dst_en
 	return !(locked & 1 << RTAX_RTO_MIN);
 }
 
-static __always_inline bool set_rto_min(struct bpf_sock_ops *ctx, int microseconds)
+/* Lowered, by this daemon or one before it. */
+static __always_inline bool has_low_rto_min(struct tcp_sock *tp)
 {
-	return !bpf_setsockopt(ctx, SOL_TCP, TCP_BPF_RTO_MIN, &microseconds,
-			       sizeof(microseconds));
+	return tp->inet_conn.icsk_rto_min == (hz * (LOW_RTO_MIN / 1000) + 999) / 1000;
 }
 
 /* Whether one of 50 segments was sent again, and a few at least. */
@@ -63,12 +69,17 @@ static __always_inline bool loses_much(__u64 segments, __u64 retransmitted)
 	return retransmitted >= 3 && retransmitted * 50 >= segments;
 }
 
-/* Whether so many are lost of what a connection sends, and not just late. */
-static __always_inline bool is_lossy(struct tcp_sock *tp)
+/*
+ * Whether so many are lost of what a connection sends, and not just late. What was
+ * sent again in this round does not count, as the peer may tell of it in the next;
+ * nor does what the handshake sent again.
+ */
+static __always_inline bool is_lossy(struct tcp_sock *tp, const struct tcp_conn *conn)
 {
-	__u32 again = tp->total_retrans, twice = tp->dsack_dups;
+	__u32 in_vain = conn->first_retransmitted + tp->dsack_dups;
 
-	return twice < again && loses_much(tp->data_segs_out, again - twice);
+	return in_vain < conn->last_retransmitted &&
+	       loses_much(tp->data_segs_out, conn->last_retransmitted - in_vain);
 }
 
 /* Whether the peer can tell of what comes twice (RFC 2883). */
@@ -77,18 +88,20 @@ static __always_inline bool can_tell(struct tcp_sock *tp)
 	return BPF_CORE_READ_BITFIELD(tp, rx_opt.sack_ok);
 }
 
-static __always_inline void report_timeouts(struct bpf_sock_ops *ctx, struct tcp_conn *conn,
+/* False where another path was told of a moment ago. */
+static __always_inline bool report_timeouts(struct bpf_sock_ops *ctx, struct tcp_conn *conn,
 					    struct tcp_conn_path *path, struct net *net,
 					    __u32 scenario)
 {
 	struct bpftune_event event = {};
 
 	fill_header(&event.header, net, scenario);
+	__builtin_memcpy(&event.values[TCP_CONN_PEER_HIGH], conn->key.address, 16);
+	if (!fold(&event.header, event.values[TCP_CONN_PEER_HIGH] ^
+					 event.values[TCP_CONN_PEER_LOW]))
+		return false;
 	event.values[TCP_CONN_FROM] = path->chosen;
 	event.values[TCP_CONN_TO] = path->chosen;
-	__builtin_memcpy(&event.values[TCP_CONN_PEER_HIGH], conn->key.address, 16);
-	if (!fold(&event.header, event.values[TCP_CONN_PEER_LOW]))
-		return;
 	event.values[TCP_CONN_PREFIX] = conn->key.prefix;
 	event.values[TCP_CONN_RTT_MIN] = path->min_rtt;
 	event.values[TCP_CONN_FROM_RTT] = ctx->srtt_us >> 3;
@@ -96,87 +109,115 @@ static __always_inline void report_timeouts(struct bpf_sock_ops *ctx, struct tcp
 		event.values[TCP_CONN_FROM_LOSS] =
 			(__u64)ctx->total_retrans * MILLION / ctx->data_segs_out;
 	if (path->again)
-		event.values[TCP_CONN_EARLY] = (__u64)path->twice * MILLION / path->again;
+		event.values[TCP_CONN_IN_VAIN] = (__u64)path->in_vain * MILLION / path->again;
 	__builtin_memcpy(&event.values[TCP_CONN_OTHER_NAME], path->own_name, CA_NAME);
 	emit(&event, sizeof(event));
+	return true;
 }
 
-/* Lets a connection send again sooner, if nobody has said how long it waits. */
-static __always_inline bool lower_rto_min(struct bpf_sock_ops *ctx, struct tcp_sock *tp,
-					  struct dst_entry *dst, struct tcp_conn *conn,
-					  struct tcp_conn_path *path, __u64 now)
+/* What algorithms did with other time-outs says little of now; nor does their trial. */
+static __always_inline void start_anew(struct tcp_conn *conn, struct tcp_conn_path *path)
 {
-	if (ctx->srtt_us >> 3 >= LOW_RTO_RTT || now < path->high_rto_ns || !can_tell(tp) ||
-	    !has_usual_rto_min(tp, dst))
-		return false;
-	if (dry_run)
-		return true;
-	if (!set_rto_min(ctx, LOW_RTO_MIN))
+	int i;
+
+	for (i = 0; i < ARM_COUNT; i++)
+		clear_record(record_of(path, i));
+	clear_sample(conn);
+	path->trial = NO_TRIAL;
+	path->testers = 0;
+}
+
+/* Whether a connection to a near peer has no other least time-out than others. */
+static __always_inline bool may_send_again_sooner(struct bpf_sock_ops *ctx, struct tcp_sock *tp,
+						  struct dst_entry *dst,
+						  const struct tcp_conn_path *path, __u64 now)
+{
+	return ctx->srtt_us && ctx->srtt_us >> 3 < LOW_RTO_RTT && now >= path->high_rto_ns &&
+	       can_tell(tp) && has_usual_rto_min(tp, dst);
+}
+
+static __always_inline bool lower_rto_min(struct bpf_sock_ops *ctx, struct tcp_conn *conn,
+					  struct tcp_conn_path *path)
+{
+	int microseconds = LOW_RTO_MIN;
+
+	if (bpf_setsockopt(ctx, SOL_TCP, TCP_BPF_RTO_MIN, &microseconds, sizeof(microseconds)))
 		return false;
 	conn->low_rto = 1;
-	conn->last_twice = tp->dsack_dups;
 	path->low_rto++;
 	return true;
 }
 
 /*
- * A connection that loses much has sent again; after a time-out, or since the
- * peer told it what was missing.
- */
-static __always_inline void wait_less(struct bpf_sock_ops *ctx, struct tcp_sock *tp,
-				      struct tcp_conn *conn, struct tcp_conn_path *path,
-				      bool timed_out)
-{
-	struct sock *sk = &tp->inet_conn.icsk_inet.sk;
-	int i;
-
-	if (conn->low_rto || is_closed(conn->key.netns_cookie, conn->key.netns_inode) ||
-	    !is_lossy(tp) ||
-	    !lower_rto_min(ctx, tp, route(sk), conn, path, bpf_ktime_get_ns()))
-		return;
-	if (path->told_rto)
-		return;
-	path->told_rto = 1;
-	report_timeouts(ctx, conn, path, sk->__sk_common.skc_net.net, TCP_CONN_SOONER);
-	if (dry_run || !timed_out)
-		return;
-	/* What algorithms did while time-outs took longer says little of now. */
-	for (i = 0; i < ARM_COUNT; i++)
-		clear_record(record_of(path, i));
-	clear_sample(conn);
-}
-
-/*
- * A round of a connection that sends again sooner. Where the peer tells after most
- * of those with something sent again that it came twice, it was not lost, but late.
- * A single time-out may send hundreds of segments again: rounds count, not segments.
+ * A round of a connection whose time-outs come sooner. Each time that something is
+ * sent again, the peer has a few rounds to tell that half of it came twice: then it
+ * was in vain. Where that is so most times, segments are late and not lost, and new
+ * connections have the kernel's time-outs for an hour. This one keeps what it has:
+ * the kernel adapts no better from a higher one.
  */
 static __always_inline void judge_rto_min(struct bpf_sock_ops *ctx, struct tcp_sock *tp,
 					  struct tcp_conn *conn, struct tcp_conn_path *path,
 					  __u32 retransmitted, __u64 now)
 {
-	bool came_twice = tp->dsack_dups != conn->last_twice;
+	__u32 twice = tp->dsack_dups - conn->last_twice;
 
 	conn->last_twice = tp->dsack_dups;
-	if (!retransmitted && !came_twice)
-		return;
-	if (path->again > AGAIN_MOST) {
-		path->again /= 2;
-		path->twice /= 2;
+	if (retransmitted && !conn->awaited) {
+		conn->awaited = ROUNDS_TOLD;
+		conn->again = 0;
+		conn->twice = 0;
+		path->again++;
 	}
-	path->again += retransmitted > 0;
-	path->twice += came_twice;
-	if (path->again >= AGAIN_JUDGED && path->twice > path->again - path->again / 4) {
+	if (!conn->awaited)
+		return;
+	conn->again += retransmitted;
+	conn->twice += twice;
+	conn->awaited--;
+	if (conn->twice * 2 >= conn->again) {
+		conn->awaited = 0;
+		path->in_vain++;
+	}
+	if (path->again >= AGAIN_JUDGED && path->in_vain > path->again - path->again / 4 &&
+	    now >= path->high_rto_ns) {
 		report_timeouts(ctx, conn, path,
 				tp->inet_conn.icsk_inet.sk.__sk_common.skc_net.net,
 				TCP_CONN_LATER);
 		path->high_rto_ns = now + HOUR_NS;
-		path->again = 0;
-		path->twice = 0;
 		path->told_rto = 0;
+		path->again = 0;
+		path->in_vain = 0;
+		start_anew(conn, path);
 	}
-	if (now < path->high_rto_ns && set_rto_min(ctx, RTO_MIN))
-		conn->low_rto = 0;
+	if (path->again > AGAIN_MOST) {
+		path->again /= 2;
+		path->in_vain /= 2;
+	}
+}
+
+/* A round, in which a connection may have sent something again. */
+static __always_inline void watch_rto_min(struct bpf_sock_ops *ctx, struct tcp_sock *tp,
+					  struct tcp_conn *conn, struct tcp_conn_path *path,
+					  __u32 retransmitted, __u64 now)
+{
+	struct sock *sk = &tp->inet_conn.icsk_inet.sk;
+
+	if (conn->low_rto)
+		judge_rto_min(ctx, tp, conn, path, retransmitted, now);
+	if (!retransmitted || !is_lossy(tp, conn) ||
+	    ctx->srtt_us >> 3 >= path->min_rtt + MOST_QUEUE)
+		return;
+	path->lossy_ns = now;
+	if (conn->low_rto || is_closed(conn->key.netns_cookie, conn->key.netns_inode) ||
+	    !may_send_again_sooner(ctx, tp, route(sk), path, now))
+		return;
+	if (!dry_run && !lower_rto_min(ctx, conn, path))
+		return;
+	if (path->told_rto ||
+	    !report_timeouts(ctx, conn, path, sk->__sk_common.skc_net.net, TCP_CONN_SOONER))
+		return;
+	path->told_rto = 1;
+	if (!dry_run)
+		start_anew(conn, path);
 }
 
 #endif

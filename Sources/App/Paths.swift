@@ -37,12 +37,12 @@ struct Paths: ParsableCommand {
 
 /// A path in JSON: microseconds, kbit/s, and shares of one.
 private struct PathLine: Encodable {
-  /// Of connections whose least time-out has been lowered: round trips in which
-  /// something was sent again.
+  /// Of connections whose least time-out has been lowered: how often they sent
+  /// something again, and it had arrived.
   struct SoonerTimeouts: Encodable {
     let connections: Int64
     let sentAgain: Int64
-    let tooEarly: Int64
+    let inVain: Int64
   }
 
   struct Arm: Encodable {
@@ -88,7 +88,7 @@ private struct PathLine: Encodable {
     switches = path.switches
     thin = path.thin
     soonerTimeouts = SoonerTimeouts(
-      connections: path.sooner, sentAgain: path.again, tooEarly: path.early)
+      connections: path.sooner, sentAgain: path.again, inVain: path.inVain)
     algorithms = path.arms.map {
       Arm(
         algorithm: $0.algorithm, kilobitsPerSecond: $0.record.rate,

@@ -11,8 +11,8 @@ struct Bench: AsyncParsableCommand {
     abstract: "Measures bpftune in namespaces of its own. Needs root and iperf3.")
 
   enum Group: String, CaseIterable, ExpressibleByArgument {
-    case footprint, latency, throughput, convergence, namespaces, neighbours, drops, congestion, answers
-    case memory
+    case footprint, latency, throughput, convergence, namespaces, neighbours, drops, congestion
+    case answers, memory
     case startingSizes = "starting-sizes"
     case latencyUnderLoad = "latency-under-load"
   }

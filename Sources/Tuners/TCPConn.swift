@@ -88,11 +88,12 @@ public struct TCPConn: Policy {
   private enum Value: Int, CaseIterable {
     case from, to, reason, peerHigh, peerLow, prefix, rttMin
     case fromRate, fromRTT, fromLoss, toRate, toRTT, toLoss
-    case otherName, otherNameRest, early
+    case otherName, otherNameRest, inVain
   }
 
   public static let mirrors: [String: [String: Int64]] = [
-    "tcp_conn_scenario": mirror("TCP_CONN_", ["NEED", "TRIAL", "CHOSEN", "KEPT", "SOONER", "LATER"], from: 1),
+    "tcp_conn_scenario": mirror(
+      "TCP_CONN_", ["NEED", "TRIAL", "CHOSEN", "KEPT", "SOONER", "LATER"], from: 1),
     "tcp_conn_arm": mirror("ARM_", ["OTHER", "BBR", "CUBIC", "HTCP", "DCTCP", "COUNT"]),
     "tcp_conn_reason": mirror("REASON_", ["NONE", "LOSS", "QUEUE", "MARKS", "CLEAN", "WORSE"]),
     "tcp_conn_value": mirror(
@@ -100,7 +101,7 @@ public struct TCPConn: Policy {
       [
         "FROM", "TO", "REASON", "PEER_HIGH", "PEER_LOW", "PREFIX", "RTT_MIN", "FROM_RATE",
         "FROM_RTT", "FROM_LOSS", "TO_RATE", "TO_RTT", "TO_LOSS", "OTHER_NAME",
-        "OTHER_NAME_REST", "EARLY",
+        "OTHER_NAME_REST", "IN_VAIN",
       ]),
   ]
 
@@ -144,9 +145,8 @@ public struct TCPConn: Policy {
     public var new: Record
     /// Of the default, where it is `.other`.
     public var otherName = ""
-    /// Of a million round trips in which something was sent again, in how many it
-    /// had arrived.
-    public var early: Int64 = 0
+    /// Of a million times that something was sent again, how often it had arrived.
+    public var inVain: Int64 = 0
 
     func name(_ algorithm: Algorithm) -> String {
       algorithm == .other && !otherName.isEmpty ? otherName : algorithm.name
@@ -169,7 +169,7 @@ public struct TCPConn: Policy {
       new: Record(rate: value(.toRate), rtt: value(.toRTT), loss: value(.toLoss)),
       otherName: withUnsafeBytes(of: (value(.otherName), value(.otherNameRest))) {
         String(decoding: $0.prefix { $0 != 0 }, as: UTF8.self)
-      }, early: value(.early))
+      }, inVain: value(.inVain))
     return .path(event)
   }
 
@@ -234,8 +234,8 @@ public struct TCPConn: Policy {
           + " \(Words.microseconds(seen.old.rtt))", about: "sooner")
     case .later:
       return .note(
-        "time-outs to \(path): 200 ms beyond the round trip at the least again:"
-          + " what was sent again had arrived in \(Words.percent(ofMillion: seen.early)) of cases",
+        "time-outs to \(path): 200 ms again for new connections: in"
+          + " \(Words.percent(ofMillion: seen.inVain)) of cases what was sent again had arrived",
         about: "later")
     }
   }

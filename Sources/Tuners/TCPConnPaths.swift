@@ -31,11 +31,11 @@ public struct TCPConnPath: Sendable, Equatable {
   public let switches: Int64
   /// Connections that got linear time-outs.
   public let thin: Int64
-  /// Connections whose least time-out has been lowered; their round trips since in which
-  /// something was sent again, lately, and those of them in which it had arrived.
+  /// Connections whose least time-out has been lowered; how often they sent something
+  /// again, lately, and how often it had arrived.
   public let sooner: Int64
   public let again: Int64
-  public let early: Int64
+  public let inVain: Int64
   /// Nanoseconds of the kernel's monotonic clock.
   public let lastSeen: UInt64
   /// Algorithms with evidence.
@@ -66,7 +66,7 @@ public struct TCPConnPath: Sendable, Equatable {
   /// An entry of the map: `struct tcp_conn_key` and `struct tcp_conn_path` in
   /// bpf/tcp_conn.h. Nil when the sizes are others.
   init?(key: [UInt8], value: [UInt8]) {
-    guard key.count == 32, value.count == 384 else { return nil }
+    guard key.count == 32, value.count == 392 else { return nil }
     func number<T: FixedWidthInteger & BitwiseCopyable>(
       _ bytes: [UInt8], _ offset: Int, _ type: T.Type
     ) -> T {
@@ -102,7 +102,7 @@ public struct TCPConnPath: Sendable, Equatable {
     thin = small(352)
     sooner = small(364)
     again = small(368)
-    early = small(372)
+    inVain = small(372)
     arms = TCPConn.Algorithm.allCases.compactMap { algorithm in
       let record = Int(algorithm.rawValue) * 32
       let evidence = small(record + 24)
@@ -139,8 +139,8 @@ public struct TCPConnPath: Sendable, Equatable {
         + " \(Words.microseconds(path.rttMin)); last seen \(age) s ago\n"
       if path.sooner > 0 {
         text +=
-          "  \(path.sooner) connections with time-outs from 50 ms on: sent again in \(path.again)"
-          + " round trips lately, in \(path.early) of them too early\n"
+          "  \(path.sooner) connections with time-outs from 50 ms on: sent again"
+          + " \(path.again) times lately, \(path.inVain) of them in vain\n"
       }
       for arm in path.arms {
         text += "  \(arm.algorithm): \(arm.record.words) (\(arm.evidence) samples)\n"

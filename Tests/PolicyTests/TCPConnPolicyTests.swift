@@ -14,7 +14,7 @@ final class TCPConnPolicyTests: XCTestCase {
       scenario: scenario, from: .other, to: to, reason: .loss, peer: peer, prefix: prefix,
       rttMin: 100_000, old: TCPConn.Record(rate: 850, rtt: 100_200, loss: 21_300),
       new: TCPConn.Record(rate: 90_700, rtt: 101_000, loss: 500), otherName: "reno",
-      early: 625_000)
+      inVain: 625_000)
     return .path(event)
   }
 
@@ -72,7 +72,7 @@ final class TCPConnPolicyTests: XCTestCase {
     XCTAssertTrue(sooner.hasPrefix("time-outs to 10.1.2.3: 50 ms"), sooner)
     XCTAssertTrue(sooner.contains("2.1 % lost, round trip 100 ms"), sooner)
     XCTAssertTrue(later.hasPrefix("time-outs to 10.1.2.3: 200 ms"), later)
-    XCTAssertTrue(later.hasSuffix("had arrived in 62.5 % of cases"), later)
+    XCTAssertTrue(later.contains("in 62.5 % of cases"), later)
   }
 
   func testNamesWhatWasChosen() {
@@ -96,7 +96,7 @@ final class TCPConnPolicyTests: XCTestCase {
     key[8] = 7
     key[12] = 128
     key.replaceSubrange(26..<32, with: [0xff, 0xff, 10, 0, 0, 1])
-    var value = [UInt8](repeating: 0, count: 384)
+    var value = [UInt8](repeating: 0, count: 392)
     value.replaceSubrange(256..<260, with: Array("reno".utf8))
     value[1 * 32 + 8] = 100  // rate of bbr
     value[1 * 32 + 16] = 200
@@ -120,8 +120,9 @@ final class TCPConnPolicyTests: XCTestCase {
     let text = TCPConnPath.table([path], now: 0)
     XCTAssertTrue(text.hasPrefix("10.0.0.1 (netns 7): bbr: segments are lost"), text)
     XCTAssertTrue(text.contains("100 kbit/s"), text)
-    XCTAssertEqual([path.sooner, path.again, path.early], [3, 40, 6])
-    XCTAssertTrue(text.contains("3 connections with time-outs from 50 ms on: sent again in 40"), text)
+    XCTAssertEqual([path.sooner, path.again, path.inVain], [3, 40, 6])
+    XCTAssertTrue(
+      text.contains("3 connections with time-outs from 50 ms on: sent again 40 times"), text)
   }
 
   func testWordsOfAListHaveNoOrder() {

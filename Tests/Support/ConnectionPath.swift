@@ -12,7 +12,7 @@ public struct ConnectionPath: Decodable, Sendable {
   public struct SoonerTimeouts: Decodable, Sendable {
     public let connections: Int
     public let sentAgain: Int
-    public let tooEarly: Int
+    public let inVain: Int
   }
 
   public let namespace: UInt64
