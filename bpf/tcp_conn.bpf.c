@@ -95,14 +95,13 @@ static __always_inline void watch(struct bpf_sock_ops *ctx, struct bpf_sock *bsk
 	conn->begun_ns = now;
 	conn->first_retransmitted = fresh ? tp->total_retrans : 0;
 	conn->last_twice = tp->dsack_dups;
-	conn->low_rto = has_low_rto_min(tp);
+	conn->low_rto = !fresh && has_low_rto_min(tp);
 	begin(ctx, conn, tp, now);
 	bpf_sock_ops_cb_flags_set(ctx, ctx->bpf_sock_ops_cb_flags | CALLBACKS);
 	if (!fresh || dry_run)
 		return;
-	if (path->told_rto && now - path->lossy_ns < LOSSY_NS &&
-	    may_send_again_sooner(ctx, tp, dst, path, now))
-		lower_rto_min(ctx, conn, path);
+	if (has_low_rto(path, now) && may_send_again_sooner(ctx, tp, dst, path, now))
+		lower_rto_min(ctx, tp, conn, path);
 	arm = path->chosen;
 	if (is_on_trial(path, now) && path->testers < MOST_TESTERS) {
 		arm = path->trial;
@@ -115,9 +114,10 @@ static __always_inline void watch(struct bpf_sock_ops *ctx, struct bpf_sock *bsk
 		move(ctx, conn, path, arm);
 }
 
-/* Whether something else is tried on a local path, or was chosen and is needed still. */
+/* Whether something else is tried on a local path, or was found and is needed still. */
 static __always_inline bool has_choice(struct tcp_sock *tp, struct dst_entry *dst)
 {
+	__u64 now = bpf_ktime_get_ns();
 	struct tcp_conn_path *path;
 	struct tcp_conn_key key;
 
@@ -125,7 +125,7 @@ static __always_inline bool has_choice(struct tcp_sock *tp, struct dst_entry *ds
 	path = bpf_map_lookup_elem(&tcp_conn_paths, &key);
 	if (!path || !path->known)
 		return false;
-	return is_on_trial(path, bpf_ktime_get_ns()) ||
+	return is_on_trial(path, now) || has_low_rto(path, now) ||
 	       (path->chosen != path->own &&
 		loss(record_of(path, path->chosen)) >= LOCAL_LOSS);
 }
@@ -298,6 +298,7 @@ static __always_inline void timed_out(struct bpf_sock_ops *ctx)
 	struct bpf_sock *bsk = ctx->sk;
 	struct tcp_conn_path *path;
 	struct tcp_conn *conn;
+	__u64 now = bpf_ktime_get_ns();
 	struct tcp_sock *tp;
 	int one = 1;
 
@@ -309,12 +310,13 @@ static __always_inline void timed_out(struct bpf_sock_ops *ctx)
 		return;
 	path = bpf_map_lookup_elem(&tcp_conn_paths, &conn->key);
 	tp = bpf_skc_to_tcp_sock(bsk);
-	if (!path || !tp || conn->low_rto ||
-	    may_send_again_sooner(ctx, tp, route(&tp->inet_conn.icsk_inet.sk), path,
-				  bpf_ktime_get_ns()))
+	if (!path || !tp || conn->low_rto || conn->thin || now < path->high_rto_ns ||
+	    may_send_again_sooner(ctx, tp, route(&tp->inet_conn.icsk_inet.sk), path, now))
 		return;
-	if (!bpf_setsockopt(ctx, SOL_TCP, TCP_THIN_LINEAR_TIMEOUTS, &one, sizeof(one)))
-		path->thin++;
+	if (bpf_setsockopt(ctx, SOL_TCP, TCP_THIN_LINEAR_TIMEOUTS, &one, sizeof(one)))
+		return;
+	conn->thin = 1;
+	path->thin++;
 }
 
 static __always_inline void ended(struct bpf_sock_ops *ctx)
@@ -334,6 +336,8 @@ static __always_inline void ended(struct bpf_sock_ops *ctx)
 	take_sample(conn, path);
 	if (conn->tester && path->testers)
 		path->testers--;
+	/* The socket may become another connection: not before that is established. */
+	conn->alone = 1;
 }
 
 SEC("sockops")

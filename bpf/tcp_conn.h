@@ -236,6 +236,7 @@ struct tcp_conn {
 	__u8 held;		/* at the last round, by the application or the peer */
 	__u8 alone;		/* the application has chosen: leave it alone */
 	__u8 low_rto;		/* its least time-out has been lowered */
+	__u8 thin;		/* it has linear time-outs */
 	__u8 awaited;		/* rounds in which the peer may tell that it was in vain */
 	__u32 first_retransmitted;	/* by the handshake */
 	__u32 last_twice;

@@ -72,7 +72,7 @@ static __always_inline bool loses_much(__u64 segments, __u64 retransmitted)
 /*
  * Whether so many are lost of what a connection sends, and not just late. What was
  * sent again in this round does not count, as the peer may tell of it in the next;
- * nor does what the handshake sent again.
+ * nor does what the handshake of a new connection sent again.
  */
 static __always_inline bool is_lossy(struct tcp_sock *tp, const struct tcp_conn *conn)
 {
@@ -115,7 +115,7 @@ static __always_inline bool report_timeouts(struct bpf_sock_ops *ctx, struct tcp
 	return true;
 }
 
-/* What algorithms did with other time-outs says little of now; nor does their trial. */
+/* What algorithms did with other time-outs says little of now. Not during a trial. */
 static __always_inline void start_anew(struct tcp_conn *conn, struct tcp_conn_path *path)
 {
 	int i;
@@ -127,23 +127,32 @@ static __always_inline void start_anew(struct tcp_conn *conn, struct tcp_conn_pa
 	path->testers = 0;
 }
 
+/* Whether new connections of a path have a lower least time-out from their start. */
+static __always_inline bool has_low_rto(const struct tcp_conn_path *path, __u64 now)
+{
+	return path->told_rto && now - path->lossy_ns < LOSSY_NS;
+}
+
 /* Whether a connection to a near peer has no other least time-out than others. */
 static __always_inline bool may_send_again_sooner(struct bpf_sock_ops *ctx, struct tcp_sock *tp,
 						  struct dst_entry *dst,
 						  const struct tcp_conn_path *path, __u64 now)
 {
-	return ctx->srtt_us && ctx->srtt_us >> 3 < LOW_RTO_RTT && now >= path->high_rto_ns &&
-	       can_tell(tp) && has_usual_rto_min(tp, dst);
+	__u32 rtt = ctx->srtt_us >> 3;
+
+	return rtt && rtt < LOW_RTO_RTT && path->min_rtt && rtt < path->min_rtt + MOST_QUEUE &&
+	       now >= path->high_rto_ns && can_tell(tp) && has_usual_rto_min(tp, dst);
 }
 
-static __always_inline bool lower_rto_min(struct bpf_sock_ops *ctx, struct tcp_conn *conn,
-					  struct tcp_conn_path *path)
+static __always_inline bool lower_rto_min(struct bpf_sock_ops *ctx, struct tcp_sock *tp,
+					  struct tcp_conn *conn, struct tcp_conn_path *path)
 {
 	int microseconds = LOW_RTO_MIN;
 
 	if (bpf_setsockopt(ctx, SOL_TCP, TCP_BPF_RTO_MIN, &microseconds, sizeof(microseconds)))
 		return false;
 	conn->low_rto = 1;
+	conn->last_twice = tp->dsack_dups;
 	path->low_rto++;
 	return true;
 }
@@ -178,7 +187,7 @@ static __always_inline void judge_rto_min(struct bpf_sock_ops *ctx, struct tcp_s
 		path->in_vain++;
 	}
 	if (path->again >= AGAIN_JUDGED && path->in_vain > path->again - path->again / 4 &&
-	    now >= path->high_rto_ns) {
+	    has_low_rto(path, now) && !dry_run && !is_on_trial(path, now)) {
 		report_timeouts(ctx, conn, path,
 				tp->inet_conn.icsk_inet.sk.__sk_common.skc_net.net,
 				TCP_CONN_LATER);
@@ -201,16 +210,19 @@ static __always_inline void watch_rto_min(struct bpf_sock_ops *ctx, struct tcp_s
 {
 	struct sock *sk = &tp->inet_conn.icsk_inet.sk;
 
+	/* No loss for so long: new connections are as others again. */
+	if (path->told_rto && !has_low_rto(path, now))
+		path->told_rto = 0;
 	if (conn->low_rto)
 		judge_rto_min(ctx, tp, conn, path, retransmitted, now);
-	if (!retransmitted || !is_lossy(tp, conn) ||
-	    ctx->srtt_us >> 3 >= path->min_rtt + MOST_QUEUE)
+	if (!retransmitted || !is_lossy(tp, conn))
 		return;
 	path->lossy_ns = now;
-	if (conn->low_rto || is_closed(conn->key.netns_cookie, conn->key.netns_inode) ||
+	if (conn->low_rto || conn->thin || is_on_trial(path, now) ||
+	    is_closed(conn->key.netns_cookie, conn->key.netns_inode) ||
 	    !may_send_again_sooner(ctx, tp, route(sk), path, now))
 		return;
-	if (!dry_run && !lower_rto_min(ctx, conn, path))
+	if (!dry_run && !lower_rto_min(ctx, tp, conn, path))
 		return;
 	if (path->told_rto ||
 	    !report_timeouts(ctx, conn, path, sk->__sk_common.skc_net.net, TCP_CONN_SOONER))

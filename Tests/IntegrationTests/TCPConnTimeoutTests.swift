@@ -36,9 +36,11 @@ final class TCPConnTimeoutTests: TCPConnTestCase {
       from: path.right, to: Path.leftAddress.v4, port: Self.port, count: count, bytes: 1000)
   }
 
-  private func ask(_ path: Path, until line: String, by daemon: Daemon) async throws {
+  private func ask(_ path: Path, until lines: [String], by daemon: Daemon) async throws {
     let asking = try asking(path, 100_000)
-    try await eventually(upTo: 30, line) { daemon.lines.contains { $0.contains(line) } }
+    for line in lines {
+      try await eventually(upTo: 30, line) { daemon.lines.contains { $0.contains(line) } }
+    }
     asking.signal(SIGKILL)
     try await eventually("it to end") { try await self.timeout(path) == nil }
   }
@@ -59,26 +61,40 @@ final class TCPConnTimeoutTests: TCPConnTestCase {
 
   func testAnswersComeSoonerWhereMuchIsLost() async throws {
     let (path, server) = try await service()
-    let without = try await ask(path, 100)
-    let advisor = try await daemon("--dry-run")
-    try await ask(path, until: "advice: " + Self.sooner, by: advisor)
-    let advised = try await known(path)
-    try await advisor.stop()
-
+    let without = try await ask(path, 80)
     let daemon = try await daemon()
-    try await ask(path, until: Self.sooner, by: daemon)
-    let with = try await ask(path, 100)
+    // Questions are lost as well as answers.
+    try await ask(
+      path, until: [Self.sooner, "time-outs to \(Path.leftAddress.v4): 50 ms"], by: daemon)
+    _ = try await ask(path, 2)
     let known = try await known(path)
+    let with = try await ask(path, 80)
     try await daemon.stop()
     server.signal(SIGTERM)
     await path.close()
 
     print("a mean answer: \(without) ms without, \(with) with")
-    XCTAssertEqual(advised.soonerTimeouts.connections, 0)
     XCTAssertFalse(daemon.lines.contains { $0.contains(Self.later) })
     XCTAssertEqual(known.soonerTimeouts.connections, 2, "the second one from its start")
-    XCTAssertGreaterThan(known.soonerTimeouts.sentAgain, 3)
-    XCTAssertLessThan(with, without * 0.75)
+    XCTAssertLessThan(with, without * 0.8)
+  }
+
+  func testLongDryRunOnlyTells() async throws {
+    let (path, server) = try await service()
+    let daemon = try await daemon("--dry-run")
+    try await ask(path, until: ["advice: " + Self.sooner], by: daemon)
+    let asking = try asking(path, 100_000)
+    try await eventually("another connection") { try await self.timeout(path) != nil }
+    try await Task.sleep(for: .seconds(1))
+    let waits = try await timeout(path)
+    let known = try await known(path)
+    asking.signal(SIGKILL)
+    try await daemon.stop()
+    server.signal(SIGTERM)
+    await path.close()
+
+    XCTAssertEqual(known.soonerTimeouts.connections, 0)
+    XCTAssertGreaterThan(try XCTUnwrap(waits), 190)
   }
 
   /// Another least time-out, of the route or of the namespace, is left alone.
