@@ -32,6 +32,8 @@
 #define MOST_QUEUE (LOW_RTO_MIN / 2)
 /* How long new connections of a path begin so, after one has lost much. */
 #define LOSSY_NS (600 * NSEC_PER_SEC)
+/* From the begin of a trial on. */
+#define DECIDING_NS (10 * NSEC_PER_SEC)
 /* Times that something was sent again before it is judged how often in vain, and at most. */
 #define AGAIN_JUDGED 32
 #define AGAIN_MOST 256
@@ -115,7 +117,16 @@ static __always_inline bool report_timeouts(struct bpf_sock_ops *ctx, struct tcp
 	return true;
 }
 
-/* What algorithms did with other time-outs says little of now. Not during a trial. */
+/*
+ * Whether a trial may be decided soon: time-outs stay as they are until then. One
+ * that thin connections carry takes long, and may never be.
+ */
+static __always_inline bool is_deciding(const struct tcp_conn_path *path, __u64 now)
+{
+	return path->trial < NO_TRIAL && now - path->trial_ns < DECIDING_NS;
+}
+
+/* What algorithms did with other time-outs says little of now; nor does their trial. */
 static __always_inline void start_anew(struct tcp_conn *conn, struct tcp_conn_path *path)
 {
 	int i;
@@ -187,7 +198,7 @@ static __always_inline void judge_rto_min(struct bpf_sock_ops *ctx, struct tcp_s
 		path->in_vain++;
 	}
 	if (path->again >= AGAIN_JUDGED && path->in_vain > path->again - path->again / 4 &&
-	    has_low_rto(path, now) && !dry_run && !is_on_trial(path, now)) {
+	    has_low_rto(path, now) && !dry_run && !is_deciding(path, now)) {
 		report_timeouts(ctx, conn, path,
 				tp->inet_conn.icsk_inet.sk.__sk_common.skc_net.net,
 				TCP_CONN_LATER);
@@ -218,7 +229,7 @@ static __always_inline void watch_rto_min(struct bpf_sock_ops *ctx, struct tcp_s
 	if (!retransmitted || !is_lossy(tp, conn))
 		return;
 	path->lossy_ns = now;
-	if (conn->low_rto || conn->thin || is_on_trial(path, now) ||
+	if (conn->low_rto || conn->thin || is_deciding(path, now) ||
 	    is_closed(conn->key.netns_cookie, conn->key.netns_inode) ||
 	    !may_send_again_sooner(ctx, tp, route(sk), path, now))
 		return;

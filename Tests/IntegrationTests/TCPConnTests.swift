@@ -379,9 +379,14 @@ final class TCPConnModuleTests: TCPConnTestCase {
     let server = try await Iperf.server(in: path.right)
     let daemon = try await daemon()
     _ = try await run(path, 5)
-    let last = try await run(path, 3)
+    var last = try await run(path, 3)
+    var known = try await ConnectionPath.all(from: path.left)
+    // It may have carried a trial that is over by now.
+    for _ in 0..<3 where known.first.map({ $0.chosen != last.algorithm }) ?? false {
+      last = try await run(path, 1)
+      known = try await ConnectionPath.all(from: path.left)
+    }
     let allowed = try await TestNamespace.initial.sysctl(Self.allowed)
-    let known = try await ConnectionPath.all(from: path.left)
     try await daemon.stop()
     let after = try await TestNamespace.initial.sysctl(Self.allowed)
     server.signal(SIGTERM)
