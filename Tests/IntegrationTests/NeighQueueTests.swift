@@ -44,7 +44,7 @@ final class NeighQueueTests: IntegrationTestCase {
   }
 
   /// Whoever floods an address that nobody has gets no more room.
-  func testANeighbourThatNeverAnswersGetsNoMoreRoom() async throws {
+  func testLongANeighbourThatNeverAnswersGetsNoMoreRoom() async throws {
     let link = try await BridgedPair()
     let usual = try await link.host.sysctl(Self.queue)
     let atFirst = try discarded()

@@ -130,7 +130,8 @@ final class NetBufferTests: IntegrationTestCase {
     let timeBefore = try await value(Self.time)
     let packets = try await Packets("budget", work: 400)
     let daemon = try await Daemon("--allow", "net-buffer", "--rollback")
-    try await eventually(upTo: 30, "a larger budget") {
+    // Not while the machine has other things to do.
+    try await eventually(upTo: 90, "a larger budget") {
       _ = try await self.lost(packets, bursts: 20)
       return try await self.value(Self.budget) >= 16
     }

@@ -61,14 +61,14 @@ final class TCPConnTimeoutTests: TCPConnTestCase {
 
   func testAnswersComeSoonerWhereMuchIsLost() async throws {
     let (path, server) = try await service()
-    let without = try await ask(path, 120)
+    let without = try await ask(path, 90)
     let daemon = try await daemon()
     // Questions are lost as well as answers.
     try await ask(
       path, until: [Self.sooner, "time-outs to \(Path.leftAddress.v4): 50 ms"], by: daemon)
     _ = try await ask(path, 2)
     let known = try await known(path)
-    let with = try await ask(path, 120)
+    let with = try await ask(path, 90)
     try await daemon.stop()
     server.signal(SIGTERM)
     await path.close()
