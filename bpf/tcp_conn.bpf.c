@@ -25,7 +25,7 @@ static __always_inline bool move(struct bpf_sock_ops *ctx, struct tcp_conn *conn
 	if (bpf_setsockopt(ctx, SOL_TCP, TCP_CONGESTION, name, CA_NAME))
 		return false;
 	conn->arm = arm;
-	conn->skip = WARM_UP;
+	conn->skip = arm == ARM_DCTCP ? WARM_UP_DCTCP : WARM_UP;
 	conn->begun_ns = bpf_ktime_get_ns();
 	return true;
 }

@@ -26,7 +26,11 @@
 #define EVIDENCE_DECIDED 4
 /* Rounds after a start or a change that say more of before than of now. */
 #define WARM_UP 4
+/* dctcp begins with the worst estimate of marks: 1 - 1/16 of it is left a round. */
+#define WARM_UP_DCTCP 32
 #define TRIAL_MOST_NS (120 * NSEC_PER_SEC)
+/* Before another trial of what nobody could decide, as connections are thin or few. */
+#define LAPSED_NS (600 * NSEC_PER_SEC)
 #define MOST_TESTERS 2
 #define MOST_DEFEATS 255
 #define HOUR_NS (3600 * NSEC_PER_SEC)
@@ -233,7 +237,7 @@ static __always_inline bool has_won(struct tcp_conn_path *path)
 		return (__u64)trial->rtt * 10 <= (__u64)chosen->rtt * 7 &&
 		       (__u64)trial->rate * 100 >= (__u64)chosen->rate * 95;
 	case REASON_MARKS:
-		return ours * 100 >= theirs * (path->trial == ARM_BBR ? 110 : 103);
+		return ours * 100 >= theirs * (path->trial == ARM_BBR ? 105 : 103);
 	case REASON_CLEAN:
 		/* With nothing between them, the machine's default it is. */
 		return ours * 100 >= theirs * 95;
@@ -311,7 +315,7 @@ static __always_inline void conclude(struct tcp_conn_path *path, const struct tc
 
 	if (!is_lost && trial->evidence < EVIDENCE_DECIDED) {
 		if (!is_on_trial(path, now)) {
-			trial->next_ns = now + 60 * NSEC_PER_SEC;
+			trial->next_ns = now + LAPSED_NS;
 			path->trial = NO_TRIAL;
 			path->testers = 0;
 		}
