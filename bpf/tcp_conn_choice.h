@@ -303,6 +303,12 @@ static __always_inline bool is_on_trial(const struct tcp_conn_path *path, __u64 
 	return path->trial < NO_TRIAL && now - path->trial_ns <= TRIAL_MOST_NS;
 }
 
+static __always_inline void end_trial(struct tcp_conn_path *path)
+{
+	path->trial = NO_TRIAL;
+	path->testers = 0;
+}
+
 /* Ends the trial, if the records say how. */
 static __always_inline void conclude(struct tcp_conn_path *path, const struct tcp_conn_key *key,
 				     struct net *net, __u64 now)
@@ -316,8 +322,7 @@ static __always_inline void conclude(struct tcp_conn_path *path, const struct tc
 	if (!is_lost && trial->evidence < EVIDENCE_DECIDED) {
 		if (!is_on_trial(path, now)) {
 			trial->next_ns = now + LAPSED_NS;
-			path->trial = NO_TRIAL;
-			path->testers = 0;
+			end_trial(path);
 		}
 		return;
 	}
@@ -333,8 +338,7 @@ static __always_inline void conclude(struct tcp_conn_path *path, const struct tc
 		defeat(trial, now);
 		report(path, key, net, TCP_CONN_KEPT, from, to, reason);
 	}
-	path->trial = NO_TRIAL;
-	path->testers = 0;
+	end_trial(path);
 }
 
 /* Begins a trial, where something is wrong and an arm is left that may help. */

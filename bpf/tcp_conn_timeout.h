@@ -134,8 +134,7 @@ static __always_inline void start_anew(struct tcp_conn *conn, struct tcp_conn_pa
 	for (i = 0; i < ARM_COUNT; i++)
 		clear_record(record_of(path, i));
 	clear_sample(conn);
-	path->trial = NO_TRIAL;
-	path->testers = 0;
+	end_trial(path);
 }
 
 /* Whether new connections of a path have a lower least time-out from their start. */

@@ -52,7 +52,3 @@ private func ask(_ path: Path) async throws -> Double {
   try await TCPLoad.ask(
     from: path.right, to: Path.leftAddress.v4, port: port, count: questions, bytes: 1000)
 }
-
-private func mean(_ numbers: [Double]) -> Double {
-  numbers.reduce(0, +) / Double(max(numbers.count, 1))
-}

@@ -135,6 +135,10 @@ struct Row: Encodable {
   }
 }
 
+func mean(_ numbers: [Double]) -> Double {
+  numbers.isEmpty ? 0 : numbers.reduce(0, +) / Double(numbers.count)
+}
+
 /// The middle one, or the mean of the two in the middle.
 func median(_ numbers: [Double]) -> Double {
   let sorted = numbers.sorted()

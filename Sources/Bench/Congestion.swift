@@ -253,7 +253,3 @@ private func switchesSoFar(_ path: Path) async throws -> Int {
   try await ConnectionPath.all(from: path.left)
     .filter { $0.path == Path.rightAddress.v4 }.map(\.switches).reduce(0, +)
 }
-
-private func mean(_ numbers: [Double]) -> Double {
-  numbers.isEmpty ? 0 : numbers.reduce(0, +) / Double(numbers.count)
-}
